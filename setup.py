@@ -1,0 +1,31 @@
+"""What pip cannot read from pyproject.toml: the ROS interfaces and the files that `ros2 launch` looks for.
+
+Whether the interfaces are built is decided by `interfaces/policy.py`, which states the rule; `interfaces/generate.py`
+builds them. colcon does not read this file: it uses CMakeLists.txt.
+"""
+
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "interfaces"))
+
+import policy  # noqa: E402
+from generate import BuildInterfaces, MessagePackage  # noqa: E402
+
+if policy.builds_interfaces():
+    BuildInterfaces.packages = [
+        MessagePackage("sdt_ros", ROOT),
+        MessagePackage("event_camera_msgs", ROOT / "interfaces/event_camera_msgs"),
+    ]
+
+setup(
+    ext_modules=[package.extension() for package in BuildInterfaces.packages],
+    cmdclass={"build_ext": BuildInterfaces},
+    extras_require={
+        "ros": policy.ros_extra(),
+        "test": ["pytest>=7.4", "pytest-timeout", "hypothesis>=6.80", "mypy>=1.8", "ruff>=0.6", "types-PyYAML"],
+    },
+)

@@ -1,0 +1,23 @@
+"""ROS 2 bags without ROS: read and write them, and take `EventPacket` messages apart."""
+
+from .errors import BagError
+from .packets import EVENT_PACKET_TYPE, parse_event_packet, serialize_event_packet
+from .reader import BagMessage, BagReader, TopicInfo, open_bag
+from .types import deserialize, serialize
+from .writer import QOS_BEST_EFFORT, QOS_RELIABLE, BagWriter
+
+__all__ = [
+    "EVENT_PACKET_TYPE",
+    "QOS_BEST_EFFORT",
+    "QOS_RELIABLE",
+    "BagError",
+    "BagMessage",
+    "BagReader",
+    "BagWriter",
+    "TopicInfo",
+    "deserialize",
+    "open_bag",
+    "parse_event_packet",
+    "serialize",
+    "serialize_event_packet",
+]

@@ -1,0 +1,138 @@
+"""The card beside a checkpoint: what the weights are, so that whoever loads them needs no other settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from sdt_ros.network.config import NetworkConfig, presets
+from sdt_ros.network.depth_range import DepthRange
+
+FORMAT_VERSION = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint does not fit or is damaged; the message names the file and what is wrong with it."""
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint's weights were made for and from.
+
+    Attributes:
+        network: shape of the network.
+        preset: name of the preset that `network` is, or None where it is of one's own.
+        bins: time bins T in a window.
+        window_ms: length of the window in milliseconds, all bins together.
+        depth_range: metres that the network's output stands for.
+        input_scale: resolution that the network sees, as a fraction of the sensor's, in (0, 1].
+        trained: whether the weights were trained; False for weights as they were drawn.
+        training_data: what they were trained on, in words.
+        steps: optimiser steps taken.
+        scores: figures measured on these weights, each under a name that says on what.
+        licence: SPDX name of the weights' licence.
+        created: ISO 8601 time at which the card was made.
+        weights_sha256: digest of the safetensors file; filled in on saving.
+    """
+
+    network: NetworkConfig
+    preset: str | None = None
+    bins: int = 4
+    window_ms: float = 50.0
+    depth_range: DepthRange = field(default_factory=DepthRange)
+    input_scale: float = 1.0
+    trained: bool = False
+    training_data: str = ""
+    steps: int = 0
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = "Apache-2.0"
+    created: str = field(default_factory=_now)
+    weights_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuses values that no checkpoint can have, naming the key."""
+        if self.preset is not None:
+            if self.preset not in presets:
+                raise CheckpointError(f"unknown preset {self.preset!r}; presets: {', '.join(presets)}")
+            preset, own = presets[self.preset].to_dict(), self.network.to_dict()
+            differing = [f"{key} {own[key]}, not {preset[key]}" for key in own if own[key] != preset[key]]
+            if differing:
+                raise CheckpointError(f"the network is not preset {self.preset!r}: {'; '.join(differing)}")
+        _require_number("bins", self.bins, low=1, whole=True)
+        _require_number("window_ms", self.window_ms, low=1e-3)
+        _require_number("input_scale", self.input_scale, low=1e-3, high=1)
+        _require_number("steps", self.steps, low=0, whole=True)
+        for key, kind in {"trained": bool, "training_data": str, "licence": str, "scores": Mapping}.items():
+            if not isinstance(getattr(self, key), kind):
+                raise CheckpointError(f"card key {key!r} is {getattr(self, key)!r}, expected {kind.__name__}")
+        if self.trained and not self.training_data:
+            raise CheckpointError("card key 'training_data' is empty: trained weights must say on what")
+
+    @classmethod
+    def of_preset(cls, name: str, **values: Any) -> Card:
+        """A card for a network of a preset; `values` are the other attributes.
+
+        Raises:
+            CheckpointError: no preset has that name, or a value is impossible.
+        """
+        if name not in presets:
+            raise CheckpointError(f"unknown preset {name!r}; presets: {', '.join(presets)}")
+        return cls(network=presets[name], preset=name, **values)
+
+    def to_json(self) -> str:
+        """The card as the text of its file."""
+        values: dict[str, Any] = {"format_version": FORMAT_VERSION}
+        for entry in dataclasses.fields(self):
+            values[entry.name] = getattr(self, entry.name)
+        values["network"] = self.network.to_dict()
+        values["depth_range"] = dataclasses.asdict(self.depth_range)
+        values["scores"] = dict(self.scores)
+        return json.dumps(values, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Card:
+        """Reads a card back.
+
+        Raises:
+            CheckpointError: the text is no card, or not one of this version; the message names the key.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise CheckpointError(f"expected a JSON object, found {type(values).__name__}")
+        version = values.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"format_version is {version!r}, this software reads {FORMAT_VERSION}")
+        known = [entry.name for entry in dataclasses.fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise CheckpointError(f"unknown card key {', '.join(map(repr, unknown))}; known keys: {', '.join(known)}")
+        if missing := [key for key in known if key not in values]:
+            raise CheckpointError(f"the card lacks {', '.join(map(repr, missing))}")
+        try:
+            values["network"] = NetworkConfig.from_dict(values["network"])
+            values["depth_range"] = DepthRange(**values["depth_range"])
+            return cls(**values)
+        except CheckpointError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(str(error)) from error
+
+
+def _require_number(key: str, value: object, low: float, high: float = math.inf, *, whole: bool = False) -> None:
+    fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not (fits and low <= value <= high and math.isfinite(value)):  # type: ignore[operator,arg-type]
+        upper = "" if high == math.inf else f" and at most {high}"
+        raise CheckpointError(
+            f"card key {key!r} is {value!r}, expected a {'whole ' if whole else ''}number of at least {low}{upper}"
+        )

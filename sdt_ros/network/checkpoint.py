@@ -1,0 +1,162 @@
+"""Checkpoints: `x.safetensors` holds the weights, `x.json` the card that says what they are. Never a pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sdt_ros.network.card import Card, CheckpointError
+from sdt_ros.network.depth_range import DepthRange
+from sdt_ros.network.transformer import SpikingDepthTransformer
+
+
+def save_checkpoint(path: str | Path, network: SpikingDepthTransformer, card: Card) -> Card:
+    """Writes weights and card.
+
+    Both files are written whole beside their places and then renamed, so that a crash leaves the old ones. The card
+    holds the digest of its weights: if the crash falls between the two renames, loading says so.
+
+    Args:
+        path: the `.safetensors` file; its folder is made where it is missing.
+        network: the network, on any device, not folded for inference.
+        card: what it is; its `network` must be the network's config.
+
+    Returns:
+        The card as written, digest filled in.
+
+    Raises:
+        CheckpointError: path, card and network do not fit, or a weight is not finite.
+    """
+    path = _weights_path(path)
+    if card.network != network.config:
+        raise CheckpointError(f"{path}: the card describes {card.network}, the network is {network.config}")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    _require_same_tensors(path, tensors, SpikingDepthTransformer(card.network).state_dict())
+    _require_finite(path, tensors)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+        weights = Path(folder) / path.name
+        save_file(tensors, weights)
+        card = dataclasses.replace(card, weights_sha256=_sha256(weights))
+        text = Path(folder) / _card_path(path).name
+        text.write_text(card.to_json(), encoding="utf-8")
+        for file in (weights, text):
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+        weights.replace(path)
+        text.replace(_card_path(path))
+    return card
+
+
+def load_card(path: str | Path) -> Card:
+    """Reads the card of a checkpoint alone.
+
+    Args:
+        path: the `.safetensors` file.
+
+    Raises:
+        CheckpointError: weights or card are missing, or the card is none.
+    """
+    path = _weights_path(path)
+    card_path = _card_path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if not card_path.is_file():
+        raise CheckpointError(f"{path}: its card {card_path.name} is missing; copy both files of a checkpoint together")
+    try:
+        return Card.from_json(card_path.read_text(encoding="utf-8"))
+    except (CheckpointError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{card_path}: {error}") from error
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    preset: str | None = None,
+    bins: int | None = None,
+    window_ms: float | None = None,
+    depth_range: DepthRange | None = None,
+) -> tuple[SpikingDepthTransformer, Card]:
+    """Loads weights and card, and refuses what does not fit.
+
+    Args:
+        path: the `.safetensors` file.
+        preset: the preset that the caller needs, None for any; so with the three that follow.
+        bins: time bins that the caller will feed.
+        window_ms: window that the caller will feed, in milliseconds.
+        depth_range: metres that the caller expects.
+
+    Returns:
+        The network on the CPU in evaluation mode, and its card.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, a tensor is missing, unexpected, of another shape or not finite,
+            weights and card do not belong together, or the card is not what the caller needs.
+    """
+    path = _weights_path(path)
+    card = load_card(path)
+    needed = {"preset": preset, "bins": bins, "window_ms": window_ms, "depth_range": depth_range}
+    for key, value in needed.items():
+        if value is not None and getattr(card, key) != value:
+            raise CheckpointError(f"{path}: trained for {key} {getattr(card, key)}, asked for {value}")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or no safetensors file: {error}") from error
+    network = SpikingDepthTransformer(card.network)
+    _require_same_tensors(path, tensors, network.state_dict())
+    _require_finite(path, tensors)
+    if _sha256(path) != card.weights_sha256:
+        raise CheckpointError(f"{path}: damaged, or not the weights that {_card_path(path).name} was written for")
+    network.load_state_dict(tensors)
+    return network.eval(), card
+
+
+def _weights_path(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: a checkpoint is named by its .safetensors file")
+    return path
+
+
+def _card_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _require_same_tensors(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    if missing := [name for name in expected if name not in found]:
+        raise CheckpointError(f"{path}: lacks {_some(missing)}")
+    if unexpected := [name for name in found if name not in expected]:
+        raise CheckpointError(f"{path}: has {_some(unexpected)}, which the network of its card has not")
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
+            have, want = (f"{list(t.shape)} {t.dtype}" for t in (found[name], tensor))
+            raise CheckpointError(f"{path}: tensor {name!r} is {have}, the network of its card needs {want}")
+
+
+def _require_finite(path: Path, tensors: dict[str, Tensor]) -> None:
+    # Neurons turn NaN into silence, so that broken weights would give a depth that looks sound.
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(f"{path}: NaN or infinite values in {_some(broken)}")
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + rest
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

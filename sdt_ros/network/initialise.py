@@ -1,0 +1,108 @@
+"""Weights to start from: a network whose neurons all have something to say before its first training step.
+
+A spiking network starts dead or saturated easily: neurons that never reach the threshold send no spikes on. Batch norm
+keeps currents in the threshold's reach, but only once its statistics are known. So they are taken from one pass over
+synthetic events, and the untrained network fires in evaluation mode as it will in training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from sdt_ros.network.attention import SpikingSelfAttention
+from sdt_ros.network.block import SpikingMLP
+from sdt_ros.network.config import NetworkConfig, get_preset
+from sdt_ros.network.head import FusionHead
+from sdt_ros.network.transformer import SpikingDepthTransformer
+
+DRIVE = 0.9  # spread of a current at such neurons, in units of what makes a resting neuron fire in one step
+
+
+def build_network(network: str | NetworkConfig) -> SpikingDepthTransformer:
+    """Builds an untrained network, in training mode.
+
+    Args:
+        network: name of a preset, or a config.
+
+    Returns:
+        The network, weights drawn from torch's global generator.
+
+    Raises:
+        ValueError: no preset has that name.
+    """
+    config = get_preset(network) if isinstance(network, str) else network
+    model = SpikingDepthTransformer(config)
+    _draw_weights(model)
+    spikes = synthetic_events(bins=4, height=128, width=128, polarities=config.polarities)
+    with torch.no_grad():
+        _set_statistics(model, spikes)
+        _centre_depth(model, spikes)
+    return model.train()
+
+
+def synthetic_events(bins: int, height: int, width: int, polarities: int = 2, seed: int = 0) -> Tensor:
+    """Events of a drifting random pattern, for statistics and tests; no scene, no depth.
+
+    A pixel fires ON where the sign of a sum of plane waves rises between two bins, OFF where it falls, and one in a
+    hundred fires by chance.
+
+    Returns:
+        Spikes [1, bins, polarities, height, width] uint8 in {0, 1}.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    frequency = torch.randn(2, 12, 1, 1, 1, generator=generator) * 0.15  # radians a pixel
+    drift = torch.randn(12, 1, 1, 1, generator=generator)  # radians a bin
+    time = torch.arange(bins + 1).view(-1, 1, 1)
+    pattern = torch.sin(frequency[0] * x + frequency[1] * y + drift * time).sum(0) > 0  # [bins + 1, H, W]
+    change = pattern[1:].int() - pattern[:-1].int()
+    events = torch.stack([change == (1 if p % 2 == 0 else -1) for p in range(polarities)], dim=1)
+    noise = torch.rand(events.shape, generator=generator) < 0.01
+    return (events | noise)[None].to(torch.uint8)
+
+
+def _norms_before_neurons(model: SpikingDepthTransformer) -> Iterator[nn.BatchNorm2d]:
+    for module in model.modules():
+        if isinstance(module, SpikingSelfAttention):
+            yield from (module.qkv.bn, module.norm)
+        elif isinstance(module, SpikingMLP):
+            yield module.expand.bn
+        elif isinstance(module, FusionHead):
+            yield from (module.fuse.bn, module.context.bn)
+
+
+def _draw_weights(model: SpikingDepthTransformer) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    # Branches of the blocks start small, so that the membrane stream keeps its scale over 2 L additions.
+    for module in model.modules():
+        if isinstance(module, SpikingSelfAttention | SpikingMLP):
+            nn.init.constant_(module.project.bn.weight, 1 / math.sqrt(2 * model.config.depth))
+    # Neurons fed by a norm alone see a mean of 0 (behind a max pool it is higher): tau makes up for their leak.
+    for norm in _norms_before_neurons(model):
+        nn.init.constant_(norm.weight, model.config.tau * model.config.threshold * DRIVE)
+
+
+def _set_statistics(model: SpikingDepthTransformer, spikes: Tensor) -> None:
+    """Gives each batch norm the mean and variance that it has on these spikes."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0  # this batch alone
+    model.train()(spikes)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
+
+
+def _centre_depth(model: SpikingDepthTransformer, spikes: Tensor) -> None:
+    """Starts in the middle of the depth range, with a contrast that stays well inside it."""
+    estimate = model.eval()(spikes)
+    gain = 0.15 / estimate.std()
+    projection = model.head.depth
+    projection.weight.mul_(gain)
+    projection.bias.sub_(estimate.mean()).mul_(gain).add_(0.5)  # type: ignore[union-attr]

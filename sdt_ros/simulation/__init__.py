@@ -1,0 +1,1 @@
+"""Scenes and event models: recordings whose content is known."""

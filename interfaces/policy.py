@@ -39,8 +39,8 @@ GENERATOR_WHEELS = [
     "ros-kilted-rosidl-generator-c",
     "ros-kilted-rosidl-generator-py",
     "ros-kilted-rosidl-generator-type-description",
-    "ros-kilted-rosidl-typesupport-c",
     "ros-kilted-rosidl-typesupport-fastrtps-c",
+    "ros-kilted-rosidl-typesupport-introspection-c",
     "ros-kilted-std-msgs",
     "ros-kilted-ament-index-python",
     "pyyaml",  # these three are missing from the generators' own metadata

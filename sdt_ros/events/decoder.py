@@ -45,6 +45,7 @@ class ByteStream:
         self.width = 0
         self.height = 0
         self.state = s.new_state()
+        self._time_base = 0
         self._aligned = np.empty(0, np.uint64)
 
     def open(self, encoding: str, width: int, height: int) -> bool:
@@ -72,9 +73,16 @@ class ByteStream:
         """Behind lost packets: wait for the words that tell time and place again, without forgetting the time's wraps."""
         s.lose_place(self.state)
 
-    def words(self, payload: Payload, is_bigendian: bool = False) -> np.ndarray:
-        """The payload as words of the codec [N]; a view where alignment and byte order allow, else one reused copy."""
+    def words(self, payload: Payload, time_base: int, is_bigendian: bool = False) -> np.ndarray:
+        """The payload as words of the codec [N]; a view where alignment and byte order allow, else one reused copy.
+
+        Raises:
+            ValueError: senseless time base [ns]; the stream stays as it was.
+        """
         assert self.encoding is not None, "open() comes first"
+        if not 0 <= time_base < 1 << 63:
+            raise ValueError(f"the packet's time_base of {time_base} ns is beyond 63 bits: the message is corrupted")
+        self._time_base = time_base
         dtype: np.dtype = self.encoding.codec.WORD
         octets = np.frombuffer(payload, np.uint8)
         rest = octets.size % dtype.itemsize
@@ -96,12 +104,12 @@ class ByteStream:
             halves[:] = halves[:, ::-1].copy()
         return words
 
-    def decode(self, words: np.ndarray, start: int, time_base: int, sink: Sink) -> tuple[int, int]:
+    def decode(self, words: np.ndarray, start: int, sink: Sink) -> tuple[int, int]:
         """Hand the events of `words[start:]` to the sink until it pauses; returns (next word, events handed over)."""
         assert self.encoding is not None, "open() comes first"
-        if not 0 <= time_base < 1 << 63:
-            raise ValueError(f"the packet's time_base of {time_base} ns is beyond 63 bits: the message is corrupted")
-        return self.encoding.codec.decode(words, start, time_base, self.width, self.height, self.state, sink)
+        return self.encoding.codec.decode(
+            words, start, self._time_base, self.width, self.height, self.state, sink
+        )
 
     @property
     def counters(self) -> DecoderCounters:
@@ -140,10 +148,10 @@ class PacketDecoder:
         """
         stream = self._stream
         stream.open(encoding, width, height)
-        words = stream.words(payload, is_bigendian)
+        words = stream.words(payload, time_base, is_bigendian)
         assert stream.encoding is not None
         events = np.empty(words.size * stream.encoding.codec.EVENTS_PER_WORD, EVENT_DTYPE)
-        _, n = stream.decode(words, 0, time_base, EventSink(events))
+        _, n = stream.decode(words, 0, EventSink(events))
         return events[:n].copy()
 
     def reset(self) -> None:

@@ -1,0 +1,249 @@
+"""Spike tensors, filled packet by packet straight from the bytes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdt_ros.events.codecs import state as s
+from sdt_ros.events.decoder import ByteStream
+from sdt_ros.events.sinks import SpikeSink
+from sdt_ros.events.windows import WindowConfig, WindowSchedule
+
+JUMP_FORWARD_US = 10_000_000  # further ahead than this is another time, not a scene at rest
+JUMP_BACK_US = 100_000  # further back than this is another time, not jitter of the sensor
+SPARE_WINDOWS = 3  # one in the network, one waiting for it, one being handed over
+
+
+@dataclass(slots=True)
+class SpikeWindow:
+    """The spikes of one finished window. Its memory is lent: `release()` gives it back, then `spikes` is void.
+
+    Attributes:
+        index: number of the window on the grid of sensor time; its end is index / rate_hz.
+        spikes: uint8 [T, 2, H, W] in {0, 1}; polarity 0 is OFF, 1 is ON.
+        t_start_us: the window's first sensor time [us].
+        t_end_us: the sensor time that the window ends before [us].
+        events: events that fell into it.
+        decode_ns: time spent on decoding and binning since the window before [ns].
+        stamp_ns: the window's end in ROS time [ns since the epoch].
+        received_ns: when its last packet was received, on the monotonic clock [ns].
+        packets_lost: packets that went missing since the window before.
+        frame_id: optical frame of the camera.
+    """
+
+    index: int
+    spikes: np.ndarray
+    t_start_us: int
+    t_end_us: int
+    events: int
+    decode_ns: int = 0
+    stamp_ns: int = 0
+    received_ns: int = 0
+    packets_lost: int = 0
+    frame_id: str = ""
+    _home: deque[int] | None = None
+    _slot: int = -1
+
+    def release(self) -> None:
+        """Clear the memory and give it back. A second call does nothing."""
+        if self._home is not None:
+            self.spikes.fill(0)
+            home, self._home = self._home, None
+            home.append(self._slot)
+
+    def detach(self) -> SpikeWindow:
+        """Give the memory back and keep a copy of the spikes instead."""
+        spikes = self.spikes.copy()
+        self.release()
+        self.spikes = spikes
+        return self
+
+
+@dataclass(slots=True)
+class WindowCounters:
+    """What became of the windows: finished + empty = due.
+
+    Attributes:
+        due: windows whose time has passed since the stream began.
+        finished: windows handed over.
+        empty: windows with too few events.
+        events: events that fell into any window's time.
+        late: events that arrived after a window of their time was closed.
+        time_jumps: jumps of the sensor's time that made the windows start over.
+        abandoned: open windows given up because the stream started over; they were not due.
+    """
+
+    due: int = 0
+    finished: int = 0
+    empty: int = 0
+    events: int = 0
+    late: int = 0
+    time_jumps: int = 0
+    abandoned: int = 0
+
+
+@dataclass(slots=True)
+class _OpenWindow:
+    index: int
+    slot: int
+    edges: list[int]
+    events: int = 0
+
+
+class SpikeBinner:
+    """Fills the tensors of all open windows from packets' words, in one pass over them.
+
+    Memory for every window that can be open, waiting or in use is taken once; a packet allocates nothing.
+    """
+
+    def __init__(
+        self,
+        config: WindowConfig,
+        sensor_size: tuple[int, int],
+        spike_size: tuple[int, int],
+        on_window: Callable[[SpikeWindow], None],
+        counters: WindowCounters | None = None,
+    ) -> None:
+        """Make a binner.
+
+        Args:
+            config: the windows.
+            sensor_size: height and width of the sensor [px].
+            spike_size: height and width of the spike tensors [px], at most the sensor's; each of their cells takes
+                the events of the sensor's pixels that it covers.
+            on_window: takes every finished window, in the order of time, and must release it.
+            counters: where to go on counting, new ones by default.
+        """
+        (sensor_height, sensor_width), (height, width) = sensor_size, spike_size
+        if not (0 < height <= sensor_height and 0 < width <= sensor_width):
+            raise ValueError(f"spikes of {width}x{height} px do not fit a sensor of {sensor_width}x{sensor_height} px")
+        self.config = config
+        self.counters = counters or WindowCounters()
+        self._schedule = WindowSchedule(config)
+        self._on_window = on_window
+        self._plane = height * width
+        self._row = ((np.arange(sensor_height) * height // sensor_height) * width).astype(np.int32)
+        self._column = (np.arange(sensor_width) * width // sensor_width).astype(np.int32)
+        slots = config.most_open + SPARE_WINDOWS
+        tensors = slots * config.bins * 2 * self._plane
+        self._memory = np.zeros(tensors + 2 * self._plane, np.uint8)
+        self._nowhere = tensors  # events of no window fall here, so that the compiled loop need not ask
+        self._tensors = self._memory[:tensors].reshape(slots, config.bins, 2, height, width)
+        self._free = deque(range(slots))
+        self._decode_ns = 0
+        self._open: list[_OpenWindow] = []
+        self.restart()
+
+    @property
+    def latest_us(self) -> int | None:
+        """The latest sensor time seen since the last restart [us]."""
+        return self._latest
+
+    def restart(self) -> None:
+        """Give up the open windows and begin with the next packet's time."""
+        self.counters.abandoned += len(self._open)
+        for window in self._open:
+            self._tensors[window.slot].fill(0)
+            self._free.append(window.slot)
+        self._open.clear()
+        self._latest: int | None = None
+        self._next = 0  # index of the next window to open
+        self._closed_until = s.NO_TIME
+        self._filling: list[_OpenWindow] = []  # the windows that events fall into, as the sink is aimed now
+        self._late = False  # whether they fall into a closed window too
+        self._sink = self._make_sink(self._nowhere, [], 1, 0)  # takes nothing: the first time that comes pauses it
+
+    def add(self, stream: ByteStream, words: np.ndarray) -> None:
+        """Bin the events of a packet's words; hands over each window that they finish."""
+        start = 0
+        while True:
+            began = time.perf_counter_ns()
+            start, events = stream.decode(words, start, self._sink)
+            self._decode_ns += time.perf_counter_ns() - began
+            self._count(events)
+            if start == words.size:
+                return
+            self._move_to(int(stream.state[s.STOP]))
+
+    def _count(self, events: int) -> None:
+        if events:
+            for window in self._filling:
+                window.events += events
+            if self._filling:
+                self.counters.events += events
+            if self._late:
+                self.counters.late += events
+
+    def _move_to(self, t: int) -> None:
+        """Close what has ended at time t, open what has begun, and aim the sink at the bins that hold t."""
+        latest = self._latest
+        if latest is not None and not -JUMP_BACK_US <= t - latest <= JUMP_FORWARD_US:
+            self.counters.time_jumps += 1
+            self.restart()
+            latest = None
+        if latest is None:
+            self._next = self._schedule.first_from(t)
+            latest = t
+        self._latest = max(t, latest)
+        while self._open and self._open[0].edges[-1] <= t:
+            self._close(self._open.pop(0))
+        self._pass_over(t)
+        while self._schedule.start(self._next) <= t:
+            self._open_next()
+        self._aim(t)
+
+    def _pass_over(self, t: int) -> None:
+        """Count the windows that no event fell into, from begin to end."""
+        missed = self._schedule.ended_by(t) - self._next + 1
+        if missed > 0:
+            self.counters.due += missed
+            self.counters.empty += missed
+            self._next += missed
+            self._closed_until = self._schedule.end(self._next - 1)
+
+    def _open_next(self) -> None:
+        if not self._free:
+            raise RuntimeError("no memory for another window: finished windows must be released or detached")
+        self._open.append(_OpenWindow(self._next, self._free.popleft(), self._schedule.edges(self._next)))
+        self._next += 1
+
+    def _close(self, window: _OpenWindow) -> None:
+        self._closed_until = window.edges[-1]
+        self.counters.due += 1
+        spikes = self._tensors[window.slot]
+        finished = SpikeWindow(
+            window.index, spikes, window.edges[0], window.edges[-1], window.events, self._decode_ns,
+            _home=self._free, _slot=window.slot,
+        )  # fmt: skip
+        self._decode_ns = 0
+        if window.events < max(1, self.config.min_events):
+            self.counters.empty += 1
+            finished.release()
+        else:
+            self.counters.finished += 1
+            self._on_window(finished)
+
+    def _aim(self, t: int) -> None:
+        """Make the sink for the stretch of time around t within which every open window stays in one bin."""
+        bounds = [self._schedule.start(self._next), self._closed_until]
+        self._filling, bases = [], []
+        for window in self._open:
+            bounds += window.edges
+            if window.edges[0] <= t:
+                bin_of_t = sum(edge <= t for edge in window.edges) - 1
+                self._filling.append(window)
+                bases.append((window.slot * self.config.bins + bin_of_t) * 2 * self._plane)
+        t_from = max((bound for bound in bounds if bound <= t), default=s.NO_TIME)
+        t_until = min(bound for bound in bounds if bound > t)
+        self._late = t < self._closed_until
+        base, *overlapping = bases or [self._nowhere]
+        self._sink = self._make_sink(base, overlapping, t_from, t_until)
+
+    def _make_sink(self, base: int, overlapping: list[int], t_from: int, t_until: int) -> SpikeSink:
+        others = np.array(overlapping, np.int64)
+        return SpikeSink(self._memory, base, others, self._row, self._column, self._plane, t_from, t_until)

@@ -1,0 +1,201 @@
+"""From packets to finished windows with ROS stamps: decoder, clock and bins of one camera, and the watch over them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sdt_ros.events.clock import SensorClock
+from sdt_ros.events.codecs import state as s
+from sdt_ros.events.decoder import ByteStream, DecoderCounters
+from sdt_ros.events.external import EventCameraPyStream
+from sdt_ros.events.packet import EventPacket
+from sdt_ros.events.spikes import SpikeBinner, SpikeWindow, WindowCounters
+from sdt_ros.events.windows import WindowConfig
+
+DECODERS = {"native": ByteStream, "event_camera_py": EventCameraPyStream}
+
+STAMP_BACK_NS = 500_000_000  # stamps of one run never go back by more: bags that loop and reset clocks do
+CLOCK_AHEAD_NS = -500_000_000  # a packet cannot arrive before it was sent: the sensor's clock has leapt
+CLOCK_BEHIND_NS = 5_000_000_000  # nor be delayed by this much in any living system
+
+
+@dataclass(slots=True)
+class PacketCounters:
+    """What became of packets.
+
+    Attributes:
+        received: packets taken or rejected.
+        rejected: packets that could not be read (unknown encoding, senseless geometry).
+        lost: packets that never arrived, by gaps in `seq`.
+        duplicates: packets that had arrived before.
+        restarts: times that the stream started over.
+        payload_bytes: bytes of events.
+    """
+
+    received: int = 0
+    rejected: int = 0
+    lost: int = 0
+    duplicates: int = 0
+    restarts: int = 0
+    payload_bytes: int = 0
+
+
+class EventStream:
+    """Takes one camera's packets in the order of their arrival and hands over finished windows.
+
+    The same packets give the same windows, bit for bit, in the node and offline. Not safe for use by several threads;
+    the windows that it hands over may be released by any thread.
+    """
+
+    def __init__(
+        self,
+        config: WindowConfig,
+        on_window: Callable[[SpikeWindow], None],
+        scale: float = 1.0,
+        decoder: str = "native",
+        on_notice: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Make a stream that has seen nothing.
+
+        Args:
+            config: the windows.
+            on_window: takes every finished window and must release it; called from within `push`.
+            scale: size of the spike tensors as a fraction of the sensor's, in (0, 1].
+            decoder: `native` or, where it is installed, `event_camera_py`.
+            on_notice: takes a line of text when the stream starts over, or cannot trust the packets' times.
+
+        Raises:
+            ValueError: scale out of range, or unknown decoder.
+            ImportError: event_camera_py is asked for and not installed.
+        """
+        if not 0.0 < scale <= 1.0:
+            raise ValueError(f"scale={scale} is outside of (0, 1]")
+        if decoder not in DECODERS:
+            raise ValueError(f"unknown decoder {decoder!r}; known are {', '.join(DECODERS)}")
+        self.config = config
+        self.packets = PacketCounters()
+        self.windows = WindowCounters()
+        self._bytes = DECODERS[decoder]()
+        self._clock = SensorClock()
+        self._binner: SpikeBinner | None = None
+        self._scale = scale
+        self._on_window = on_window
+        self._on_notice = on_notice
+        self._packet: EventPacket | None = None  # the last one taken
+        self._received_ns = 0
+        self._last_stamp_ns: int | None = None
+        self._lost_since_window = 0
+
+    @property
+    def decoding(self) -> DecoderCounters:
+        """What the decoder met."""
+        return self._bytes.counters
+
+    @property
+    def sensor_size(self) -> tuple[int, int]:
+        """Height and width of the sensor [px]; (0, 0) before the first packet."""
+        return self._bytes.height, self._bytes.width
+
+    def push(self, packet: EventPacket, received_ns: int | None = None) -> None:
+        """Take the next packet; calls `on_window` for every window that it finishes.
+
+        Args:
+            packet: the packet.
+            received_ns: when it was received, on the monotonic clock [ns]; now by default.
+
+        Raises:
+            ValueError: unknown encoding, senseless sensor size or time base; the packet is counted as rejected and
+                the stream goes on with the next one.
+        """
+        self._received_ns = time.monotonic_ns() if received_ns is None else received_ns
+        self.packets.received += 1
+        try:
+            changed = self._bytes.open(packet.encoding, packet.width, packet.height)
+            words = self._bytes.words(packet.payload, packet.time_base, packet.is_bigendian)
+        except ValueError:
+            self.packets.rejected += 1
+            raise
+        self.packets.payload_bytes += packet.payload.nbytes
+        if not self._in_sequence(packet, changed):
+            return
+        self._packet = packet
+        if self._binner is None:
+            self._binner = self._make_binner()
+        mistimed = self._bytes.state[s.MISTIMED]
+        self._binner.add(self._bytes, words)
+        self._follow_clock(packet)
+        if self._bytes.state[s.MISTIMED] != mistimed and mistimed == 0:
+            self._on_notice(
+                "a libcaer_cmp packet spans more than 65.536 ms, so that the driver has cut off its times; "
+                "set a shorter event_message_time_threshold in the driver"
+            )
+
+    def restart(self, reason: str) -> None:
+        """Start over, as for another camera: state, clock and open windows are given up; the counters stay."""
+        self.packets.restarts += 1
+        self._bytes.restart()
+        self._clock.reset()
+        if self._binner is not None:
+            self._binner.restart()
+        self._packet = None
+        self._last_stamp_ns = None
+        self._on_notice(f"event stream started over: {reason}")
+
+    def _in_sequence(self, packet: EventPacket, changed: bool) -> bool:
+        """Compare with the packet before: count what is missing, start over where time or camera are others."""
+        last = self._packet
+        if last is None:
+            return True
+        if changed:
+            self._binner = None
+            self.restart(f"the camera now sends {packet.encoding} of {packet.width}x{packet.height} px")
+            return True
+        numbered = packet.seq != 0 or last.seq != 0
+        if numbered and packet.seq == last.seq and packet.stamp_ns == last.stamp_ns:
+            self.packets.duplicates += 1
+            return False
+        if packet.stamp_ns < last.stamp_ns - STAMP_BACK_NS:
+            self.restart(f"stamps went back by {(last.stamp_ns - packet.stamp_ns) / 1e9:.3f} s")
+            return True
+        if numbered and packet.seq <= last.seq:
+            self.restart(f"packet numbers went back from {last.seq} to {packet.seq}")
+            return True
+        if numbered and packet.seq > last.seq + 1:
+            self.packets.lost += packet.seq - last.seq - 1
+            self._lost_since_window += packet.seq - last.seq - 1
+            self._bytes.resync()
+        return True
+
+    def _follow_clock(self, packet: EventPacket) -> None:
+        """Update the clock by the packet's first time, unless that has been done for it already."""
+        first = int(self._bytes.state[s.FIRST])
+        if first == s.NO_TIME:
+            return
+        excess = self._clock.excess_ns(packet.stamp_ns, first)
+        if not CLOCK_AHEAD_NS <= excess <= CLOCK_BEHIND_NS:
+            self._clock.reset()
+            self._last_stamp_ns = None
+            self._on_notice(f"the sensor's clock leapt by {-excess / 1e9:.3f} s against the packets' stamps")
+        self._clock.update(packet.stamp_ns, first)
+
+    def _make_binner(self) -> SpikeBinner:
+        height, width = self.sensor_size
+        scaled = max(1, round(height * self._scale)), max(1, round(width * self._scale))
+        return SpikeBinner(self.config, (height, width), scaled, self._finish, self.windows)
+
+    def _finish(self, window: SpikeWindow) -> None:
+        """Stamp a window and hand it over."""
+        packet = self._packet
+        assert packet is not None
+        self._follow_clock(packet)
+        stamp_ns = self._clock.to_ros(window.t_end_us)
+        # The estimate of the offset only ever falls; stamps must still grow.
+        if self._last_stamp_ns is not None and stamp_ns <= self._last_stamp_ns:
+            stamp_ns = self._last_stamp_ns + 1
+        self._last_stamp_ns = window.stamp_ns = stamp_ns
+        window.received_ns = self._received_ns
+        window.frame_id = packet.frame_id
+        window.packets_lost, self._lost_since_window = self._lost_since_window, 0
+        self._on_window(window)

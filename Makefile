@@ -64,11 +64,11 @@ $(STAMP): $(INPUTS)
 	@command -v g++ >/dev/null || { echo "make: no C++ compiler (g++). On Debian and Ubuntu: sudo apt install g++" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "Creating $(VENV) with $$($(PYTHON) --version)$(if $(ROS), and the ROS 2 of $(ROS))"; $(PYTHON) -m venv $(VENV_FLAGS) $(VENV); }
 	@echo "Installing into $(VENV) (some minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[ros,test]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -e '.[ros,test]'
 	@# spikingjelly, which the neurons are compared with, asks for torchvision and torchaudio and needs neither here.
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) loguru && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt spikingjelly; fi
+	  $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) loguru && \
+	  $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -c constraints.txt spikingjelly; fi
 ifneq ($(ROS),)
 	@$(BIN)/python -c 'import event_camera_msgs.msg' 2>/dev/null || { echo "make: the sourced ROS 2 has no event_camera_msgs. Install it: sudo apt install ros-$${ROS_DISTRO:-DISTRO}-event-camera-msgs" >&2; exit 1; }
 	@command -v cmake >/dev/null || { echo "make: no cmake to build the ROS interfaces with: sudo apt install cmake" >&2; exit 1; }

@@ -1,0 +1,94 @@
+"""Plays a recording through the depth node. All arguments of depth.launch.py may be given too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, EmitEvent, IncludeLaunchDescription, OpaqueFunction
+from launch.events import Shutdown
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from sdt_ros.bags import EVENT_PACKET_TYPE, BagError, open_bag
+
+DEPTH = Path(get_package_share_directory("sdt_ros")) / "launch/depth.launch.py"
+BOOLEAN = ["true", "false"]
+CLOCK_HZ = 100.0
+
+
+def arguments() -> list[DeclareLaunchArgument]:
+    """Returns the launch arguments beside those of depth.launch.py."""
+
+    def declare(
+        name: str, default: str | None, description: str, choices: list[str] | None = None
+    ) -> DeclareLaunchArgument:
+        return DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
+
+    return [
+        declare("bag", None, "recording: a bag folder, or one .db3 or .mcap file"),
+        declare("rate", "1.0", "seconds of the recording in a second"),
+        declare("loop", "false", "begin again at the end", BOOLEAN),
+        declare("clock", "false", "publish /clock with the recording's time, and use it in the node", BOOLEAN),
+        declare("wait", "30.0", "wait for subscribers before playing, at most so long [s]"),
+        declare("events", "", "topic of the event packets; empty = the recording's"),
+        declare("camera_info", "", "topic of the calibration; empty = the recording's"),
+    ]
+
+
+def only_topic(path: str, message_type: str, argument: str) -> str | None:
+    """Returns the recording's topic of a type, None if it has none; raises RuntimeError if it has several."""
+    try:
+        with open_bag(Path(path).expanduser()) as bag:
+            names = sorted(info.name for info in bag.topics.values() if info.type == message_type)
+    except BagError as error:
+        raise RuntimeError(f"bag:={path}: {error}") from error
+    if len(names) > 1:
+        raise RuntimeError(f"bag:={path} has several topics of {message_type}: choose one of {names} with {argument}:=")
+    return names[0] if names else None
+
+
+def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Returns the player and the depth node for the arguments' values."""
+
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    events = value("events") or only_topic(value("bag"), EVENT_PACKET_TYPE, "events")
+    if events is None:
+        raise RuntimeError(f"bag:={value('bag')} has no {EVENT_PACKET_TYPE} messages to make depth from")
+    camera_info = value("camera_info") or only_topic(value("bag"), "sensor_msgs/msg/CameraInfo", "camera_info")
+    clock = value("clock") == "true"
+    player = Node(
+        package="sdt_ros",
+        executable="replay_node",
+        name="replay",
+        parameters=[
+            {
+                "bag": value("bag"),
+                "rate": float(value("rate")),
+                "loop": value("loop") == "true",
+                "clock": CLOCK_HZ if clock else 0.0,
+                "wait_for_subscribers": float(value("wait")),
+            }
+        ],
+        output="both",
+        emulate_tty=True,
+        on_exit=[EmitEvent(event=Shutdown(reason="the recording is over"))],
+    )
+    depth = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(DEPTH)),
+        launch_arguments={
+            "events": events,
+            "camera_info": camera_info or "event_camera/camera_info",
+            "use_sim_time": str(clock).lower(),
+        }.items(),
+    )
+    return [depth, player]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Returns what `ros2 launch sdt_ros replay.launch.py bag:=PATH` starts."""
+    return LaunchDescription([*arguments(), OpaqueFunction(function=nodes)])

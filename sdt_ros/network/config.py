@@ -96,8 +96,8 @@ presets: Mapping[str, NetworkConfig] = MappingProxyType(
         "sdt": NetworkConfig(),
         # A quarter of it, for boards without a large GPU.
         "sdt_small": NetworkConfig(embed_dim=256, head_widths=(64, 48, 32, 16, 8)),
-        # About 1 M, for two CPU cores at camera rate.
-        "sdt_tiny": NetworkConfig(embed_dim=128, heads=4, mlp_ratio=2, head_widths=(32, 32, 16, 16, 8)),
+        # About 1 M, for two CPU cores at camera rate: a narrow stem, where pixels are many, and a wide MLP, where few.
+        "sdt_tiny": NetworkConfig(embed_dim=96, heads=3, mlp_ratio=6, head_widths=(64, 32, 16, 8, 8)),
     }
 )
 

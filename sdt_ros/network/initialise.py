@@ -19,8 +19,6 @@ from sdt_ros.network.config import NetworkConfig, get_preset
 from sdt_ros.network.head import FusionHead
 from sdt_ros.network.transformer import SpikingDepthTransformer
 
-DRIVE = 0.9  # spread of a current at such neurons, in units of what makes a resting neuron fire in one step
-
 
 def build_network(network: str | NetworkConfig) -> SpikingDepthTransformer:
     """Builds an untrained network, in training mode.
@@ -83,9 +81,10 @@ def _draw_weights(model: SpikingDepthTransformer) -> None:
     for module in model.modules():
         if isinstance(module, SpikingSelfAttention | SpikingMLP):
             nn.init.constant_(module.project.bn.weight, 1 / math.sqrt(2 * model.config.depth))
-    # Neurons fed by a norm alone see a mean of 0 (behind a max pool it is higher): tau makes up for their leak.
+    # Neurons behind a norm alone see a mean of 0, those behind a max pool more. The former are given the spread of
+    # the current that makes a resting neuron fire in one step, tau * threshold: about a tenth of their steps fire.
     for norm in _norms_before_neurons(model):
-        nn.init.constant_(norm.weight, model.config.tau * model.config.threshold * DRIVE)
+        nn.init.constant_(norm.weight, model.config.tau * model.config.threshold)
 
 
 def _set_statistics(model: SpikingDepthTransformer, spikes: Tensor) -> None:

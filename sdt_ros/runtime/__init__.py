@@ -1,0 +1,8 @@
+"""The network's weights, run fast: spikes [T, 2, H, W] to metres [H, W]."""
+
+from sdt_ros.runtime.base import Runtime
+from sdt_ros.runtime.device import DeviceError, resolve_device
+from sdt_ros.runtime.eager import EagerRuntime
+from sdt_ros.runtime.estimator import DepthEstimator
+
+__all__ = ["DepthEstimator", "DeviceError", "EagerRuntime", "Runtime", "resolve_device"]

@@ -1,0 +1,172 @@
+"""DepthEstimator: a window of spikes in, metres out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from sdt_ros.network import (
+    Card,
+    EnergyReport,
+    SpikingDepthTransformer,
+    build_network,
+    load_checkpoint,
+    synthetic_events,
+)
+from sdt_ros.runtime.base import Runtime
+from sdt_ros.runtime.device import resolve_device
+from sdt_ros.runtime.eager import EagerRuntime
+
+_log = logging.getLogger(__name__)
+
+Spikes = NDArray[np.uint8] | Tensor
+Depth = NDArray[np.float32]
+
+
+class DepthEstimator:
+    """Joins a network, the card of its weights and a runtime. It keeps no state between windows.
+
+    Made by `from_checkpoint` or `untrained`.
+
+    Attributes:
+        card: what the weights are; its `depth_range` bounds the output.
+    """
+
+    def __init__(self, network: SpikingDepthTransformer, card: Card, device: str = "auto") -> None:
+        chosen, self._reason = resolve_device(device)
+        self.card = card
+        self._runtime: Runtime = EagerRuntime(network, chosen)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, device: str = "auto", *, bins: int | None = None) -> DepthEstimator:
+        """Loads a checkpoint.
+
+        Args:
+            path: the `.safetensors` file, its card beside it.
+            device: "auto", "cpu", "cuda" or "cuda:N".
+            bins: time bins that the caller will feed; None takes the card's.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or does not fit.
+            DeviceError: the GPU asked for is not there.
+        """
+        resolve_device(device)  # before the slow part
+        network, card = load_checkpoint(path, bins=bins)
+        return cls(network, card, device)
+
+    @classmethod
+    def untrained(cls, preset: str = "sdt", device: str = "auto", seed: int = 0) -> DepthEstimator:
+        """Makes an estimator with random weights, for tests and timing; its depth means nothing.
+
+        Args:
+            preset: name of a preset.
+            device: "auto", "cpu", "cuda" or "cuda:N".
+            seed: of the weights; torch's global generator is left as it was.
+
+        Raises:
+            CheckpointError: no preset has that name.
+            DeviceError: the GPU asked for is not there.
+        """
+        resolve_device(device)
+        card = Card.of_preset(preset)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = build_network(card.network)
+        return cls(network, card, device)
+
+    @property
+    def bins(self) -> int:
+        """Time bins T of a window."""
+        return self.card.bins
+
+    @property
+    def window_ms(self) -> float:
+        """Length of a window in milliseconds."""
+        return self.card.window_ms
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the weights are random: the depth is then no measurement."""
+        return not self.card.trained
+
+    def __call__(self, spikes: Spikes, output_size: tuple[int, int] | None = None) -> Depth:
+        """Estimates depth.
+
+        Args:
+            spikes: one window [T, 2, H, W] uint8 in {0, 1}, oldest bin first; channel 0 ON, 1 OFF.
+            output_size: (height, width) of the result where it is not H, W; interpolated in log depth.
+
+        Returns:
+            Depth [H, W] float32 in metres within `card.depth_range`; NaN where the network's output is NaN.
+
+        Raises:
+            ValueError: shape, dtype or values of `spikes` are others.
+        """
+        return self._to_metres(self._runtime(self._checked(spikes)), output_size)
+
+    def measured(self, spikes: Spikes, output_size: tuple[int, int] | None = None) -> tuple[Depth, EnergyReport]:
+        """Estimates depth and measures, in the same pass, what the window cost; slower than a call.
+
+        Returns:
+            Depth as a call gives it; firing rates and energy by layer.
+        """
+        log_depth, report = self._runtime.measured(self._checked(spikes))
+        return self._to_metres(log_depth, output_size), report
+
+    def firing_rates(self, spikes: Spikes) -> dict[str, float]:
+        """Share of ones in the input of each spiking layer, on this window; the first is that of the event bins."""
+        return self.measured(spikes)[1].firing_rates
+
+    def energy_mj(self, spikes: Spikes) -> float:
+        """Millijoules of this window as `sdt_ros.network.energy` counts them."""
+        energy = self.measured(spikes)[1].energy_mj
+        assert energy is not None  # a measured report has all energies
+        return energy
+
+    def warm_up(self, height: int, width: int) -> None:
+        """Runs once at a resolution, so that the first real window does not pay for allocation and choice of kernels.
+
+        A network that answers synthetic events with one constant depth is broken; that is logged as a warning.
+        """
+        spikes = synthetic_events(self.bins, height, width, self.card.network.polarities)[0]
+        depth = self(spikes)
+        if not np.ptp(depth) > 0:  # true for NaN too
+            _log.warning("depth is %s m everywhere on synthetic events: the weights are broken", depth.flat[0])
+
+    def describe(self) -> str:
+        """Weights and runtime in one line, and why this device."""
+        size = self.card.preset or "own network"
+        state = "UNTRAINED" if self.is_untrained else f"trained on {self.card.training_data}"
+        return f"{size}, {state}; {self._runtime.describe()} ({self._reason})"
+
+    def _checked(self, spikes: Spikes) -> Tensor:
+        if isinstance(spikes, np.ndarray):
+            if spikes.dtype != np.uint8:
+                raise ValueError(f"spikes have dtype {spikes.dtype}, expected uint8")
+            tensor = torch.from_numpy(np.ascontiguousarray(spikes))
+        elif isinstance(spikes, Tensor):
+            tensor = spikes
+        else:
+            raise ValueError(f"spikes are a {type(spikes).__name__}, expected a numpy array or a torch tensor")
+        if tensor.dtype != torch.uint8:
+            raise ValueError(f"spikes have dtype {tensor.dtype}, expected torch.uint8")
+        expected = (self.bins, self.card.network.polarities)
+        if tensor.ndim != 4 or tuple(tensor.shape[:2]) != expected or 0 in tensor.shape:
+            raise ValueError(f"spikes have shape {list(tensor.shape)}, expected [{expected[0]}, {expected[1]}, H, W]")
+        if (largest := int(tensor.max())) > 1:
+            raise ValueError(f"spikes hold the value {largest}, expected 0 and 1 only: clip counts before")
+        return tensor
+
+    def _to_metres(self, log_depth: Tensor, output_size: tuple[int, int] | None) -> Depth:
+        if output_size is not None and tuple(output_size) != tuple(log_depth.shape[-2:]):
+            if min(output_size) < 1:
+                raise ValueError(f"output_size is {output_size}, expected (height, width) of at least 1")
+            log_depth = functional.interpolate(log_depth, size=output_size, mode="bilinear", align_corners=False)
+        metres = self.card.depth_range.to_metres(log_depth)
+        return metres[0, 0].cpu().numpy()

@@ -3,12 +3,14 @@
 One plain function an encoding, a word at a time, no numpy in the loops and nothing shared with `sdt_ros`: what the
 compiled decoders are tested against. Rules beyond the plain layout:
 
-- evt3: words before the first TIME_HIGH followed by a TIME_LOW are ignored, and so are events before the first row.
-- evt2, evt21: events before the first TIME_HIGH are ignored.
-- A TIME_HIGH that goes back by 1 to 10 is noise and changes nothing. Going back by more is a wrap: of 2^24 us in evt3,
-  and of 2^34 us in evt2 and evt21.
-- A part of a word at a packet's end is ignored, its bytes are counted.
+- evt3: events before the first TIME_HIGH followed by a TIME_LOW are dropped, and so are events before the first row.
+- evt2, evt21: events before the first TIME_HIGH are dropped.
+- A TIME_HIGH that goes back by 1 to 10 is jitter of the sensor: time goes back with it. Going back by more is a wrap:
+  of 2^24 us in evt3, and of 2^34 us in evt2 and evt21.
+- A part of a word at a packet's end is ignored, its bytes are counted. (The compiled decoders join it with the next
+  packet where only that makes sense; random bytes do not.)
 - `unknown` counts words with a code that the format does not define, `outside` counts events off the sensor.
+- libcaer_cmp times count from zero in a packet with another time base than the one before.
 - libcaer times roll over inside a packet when they go back by more than half of their range, 2^31 us.
 """
 
@@ -23,7 +25,7 @@ import numpy as np
 Event = tuple[int, int, int, int]  # t [us], x, y, p
 Packet = tuple[int, bytes]  # time_base, payload
 
-NOISE = 10
+JITTER = 10
 UNSEEN = -1
 
 
@@ -40,11 +42,7 @@ def unroll(high: int, value: int, wrap: int) -> int:
     if high == UNSEEN:
         return value
     back = high % wrap - value
-    if back <= 0:
-        return high - back
-    if back <= NOISE:
-        return high
-    return high - back + wrap
+    return high - back + (wrap if back > JITTER else 0)
 
 
 def decode_evt3(packets: Iterable[Packet], counters: Counter[str]) -> Iterator[Event]:
@@ -64,12 +62,10 @@ def decode_evt3(packets: Iterable[Packet], counters: Counter[str]) -> Iterator[E
                 pass
             elif code not in (0x0, 0x2, 0x3, 0x4, 0x5):
                 counters["unknown"] += 1
-            elif low == UNSEEN:
-                counters["unsynced"] += code == 0x2
             elif code == 0x0:
                 row = value & 0x7FF
             elif code == 0x2:
-                if row == UNSEEN:
+                if UNSEEN in (low, row):
                     counters["unsynced"] += 1
                 else:
                     yield high << 12 | low, value & 0x7FF, row, value >> 11
@@ -79,7 +75,7 @@ def decode_evt3(packets: Iterable[Packet], counters: Counter[str]) -> Iterator[E
                 length = 12 if code == 0x4 else 8
                 for bit in range(length):
                     if value >> bit & 1:
-                        if UNSEEN in (row, base):
+                        if UNSEEN in (low, row, base):
                             counters["unsynced"] += 1
                         else:
                             yield high << 12 | low, base + bit, row, polarity
@@ -127,9 +123,11 @@ def decode_evt21(packets: Iterable[Packet], counters: Counter[str], upper_half_f
 
 def decode_libcaer_cmp(packets: Iterable[Packet], counters: Counter[str]) -> Iterator[Event]:
     column = base = UNSEEN
-    polarity = 0
+    polarity, last_base = 0, UNSEEN
     for time_base, payload in packets:
-        high = low = 0
+        if time_base != last_base:
+            high = low = 0
+        last_base = time_base
         for word in words_of(payload, "H", counters):
             code, value = word >> 12, word & 0xFFF
             t = time_base // 1000 + (high << 12 | low)

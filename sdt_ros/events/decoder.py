@@ -11,6 +11,9 @@ from sdt_ros.events.codecs import state as s
 from sdt_ros.events.encodings import Encoding, parse_encoding, sensor_size
 from sdt_ros.events.sinks import EVENT_DTYPE, EventSink, Sink
 
+_NOTHING = np.empty(0, np.uint8)
+_WORDS_TO_JUDGE = 8
+
 Payload = bytes | bytearray | memoryview | array | np.ndarray
 
 
@@ -46,6 +49,7 @@ class ByteStream:
         self.height = 0
         self.state = s.new_state()
         self._time_base = 0
+        self._rest = _NOTHING  # the part of a word that ended the last packet
         self._aligned = np.empty(0, np.uint64)
 
     def open(self, encoding: str, width: int, height: int) -> bool:
@@ -68,10 +72,12 @@ class ByteStream:
         fresh = s.new_state()
         fresh[s.TRIGGERS :] = self.state[s.TRIGGERS :]
         self.state = fresh
+        self._rest = _NOTHING
 
     def resync(self) -> None:
         """Behind lost packets: wait for the words that tell time and place again, without forgetting the time's wraps."""
         s.lose_place(self.state)
+        self._rest = _NOTHING
 
     def words(self, payload: Payload, time_base: int, is_bigendian: bool = False) -> np.ndarray:
         """The payload as words of the codec [N]; a view where alignment and byte order allow, else one reused copy.
@@ -82,13 +88,21 @@ class ByteStream:
         assert self.encoding is not None, "open() comes first"
         if not 0 <= time_base < 1 << 63:
             raise ValueError(f"the packet's time_base of {time_base} ns is beyond 63 bits: the message is corrupted")
+        if time_base != self._time_base and self.encoding.codec.TIMES_COUNT_FROM_BASE:
+            self.state[[s.HIGH, s.LOW, s.SUSPECT]] = 0
         self._time_base = time_base
-        dtype: np.dtype = self.encoding.codec.WORD
         octets = np.frombuffer(payload, np.uint8)
-        rest = octets.size % dtype.itemsize
+        if self._rest.size:
+            octets = self._joined(octets, is_bigendian)
+        rest = octets.size % self.encoding.codec.WORD.itemsize
+        self._rest = octets[octets.size - rest :].copy() if rest else _NOTHING
         self.state[s.TRUNCATED] += rest
         self.state[s.FIRST] = s.NO_TIME
-        octets = octets[: octets.size - rest]
+        return self._as_words(octets[: octets.size - rest], is_bigendian)
+
+    def _as_words(self, octets: np.ndarray, is_bigendian: bool) -> np.ndarray:
+        assert self.encoding is not None
+        dtype: np.dtype = self.encoding.codec.WORD
         if octets.ctypes.data % dtype.itemsize == 0 and not is_bigendian and not self.encoding.swapped_halves:
             return octets.view(dtype)
         if self._aligned.nbytes < octets.size:
@@ -104,12 +118,35 @@ class ByteStream:
             halves[:] = halves[:, ::-1].copy()
         return words
 
+    def _joined(self, octets: np.ndarray, is_bigendian: bool) -> np.ndarray:
+        """The payload behind the rest of the last one, if they are two pieces of one: if only that makes sense.
+
+        Drivers send whole words, but whoever cuts a byte stream into packets may not.
+        """
+        assert self.encoding is not None
+        joined = np.concatenate([self._rest, octets])
+        whole = octets.size >= self.encoding.codec.WORD.itemsize
+        if whole and (self._makes_sense(octets, is_bigendian) or not self._makes_sense(joined, is_bigendian)):
+            return octets
+        self.state[s.TRUNCATED] -= self._rest.size
+        return joined
+
+    def _makes_sense(self, octets: np.ndarray, is_bigendian: bool) -> bool:
+        """Whether the first words decode to events on the sensor that follow the last one within a second."""
+        assert self.encoding is not None
+        codec, state = self.encoding.codec, self.state.copy()
+        size = min(octets.size // codec.WORD.itemsize, _WORDS_TO_JUDGE) * codec.WORD.itemsize
+        words = self._as_words(octets[:size], is_bigendian)
+        sink = EventSink(np.empty(words.size * codec.EVENTS_PER_WORD, EVENT_DTYPE))
+        codec.decode(words, 0, self._time_base, self.width, self.height, state, sink)
+        met = state[[s.OUTSIDE, s.UNKNOWN, s.BACKWARDS]] - self.state[[s.OUTSIDE, s.UNKNOWN, s.BACKWARDS]]
+        return not met.any() and bool(state[s.TIME] - self.state[s.TIME] < 1_000_000)
+
     def decode(self, words: np.ndarray, start: int, sink: Sink) -> tuple[int, int]:
         """Hand the events of `words[start:]` to the sink until it pauses; returns (next word, events handed over)."""
         assert self.encoding is not None, "open() comes first"
-        return self.encoding.codec.decode(
-            words, start, self._time_base, self.width, self.height, self.state, sink
-        )
+        codec = self.encoding.codec
+        return codec.decode(words, start, self._time_base, self.width, self.height, self.state, sink)
 
     @property
     def counters(self) -> DecoderCounters:

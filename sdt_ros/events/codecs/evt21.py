@@ -15,6 +15,7 @@ from sdt_ros.events.sinks import Sink, emit, since, until
 
 WORD = np.dtype("<u8")
 EVENTS_PER_WORD = 32
+TIMES_COUNT_FROM_BASE = False
 
 EVT_NEG, EVT_POS, TIME_HIGH, EXT_TRIGGER, OTHERS, CONTINUED = 0x0, 0x1, 0x8, 0xA, 0xE, 0xF
 

@@ -14,6 +14,7 @@ from sdt_ros.events.sinks import Sink, emit, since, until
 
 WORD = np.dtype("<u8")  # both words of an event in one
 EVENTS_PER_WORD = 1
+TIMES_COUNT_FROM_BASE = True
 
 ROLLOVER = 1 << 31  # [us]
 
@@ -24,8 +25,6 @@ def decode(  # type: ignore[no-untyped-def]
 ):
     """Decode `words[start:]` until their end or until the sink pauses; returns (next word, events emitted)."""
     zero, high, low = time_base // 1000, state[s.HIGH], state[s.LOW]
-    if start == 0:  # the driver sends the upper part with each packet
-        high = low = 0
     time, first = state[s.TIME], state[s.FIRST]
     t_from, t_until = since(sink), until(sink)
     n, i, end = 0, start, words.size

@@ -13,6 +13,7 @@ from sdt_ros.events.sinks import Sink, emit, since, until
 
 WORD = np.dtype("<u2")
 EVENTS_PER_WORD = 12
+TIMES_COUNT_FROM_BASE = True
 
 TIME_HIGH, TIME_LOW, ADDR_X, ADDR_Y, VECT_BASE_Y, VECT_8, VECT_12 = 0x0, 0x1, 0x2, 0x3, 0x4, 0x5, 0x6
 # The driver keeps 4 bits of TIME_HIGH, so that a packet's times start over after 65.536 ms; nothing else makes the
@@ -27,8 +28,6 @@ def decode(  # type: ignore[no-untyped-def]
     """Decode `words[start:]` until their end or until the sink pauses; returns (next word, events emitted)."""
     zero, high, low, column = time_base // 1000, state[s.HIGH], state[s.LOW], state[s.ROW]
     base, polarity, suspect = state[s.BASE], state[s.POLARITY], state[s.SUSPECT]
-    if start == 0:
-        high = low = suspect = 0
     time, first = state[s.TIME], state[s.FIRST]
     t_from, t_until = since(sink), until(sink)
     n, i, end = 0, start, words.size

@@ -14,6 +14,7 @@ from sdt_ros.events.sinks import Sink, emit, since, until
 
 WORD = np.dtype("<u8")
 EVENTS_PER_WORD = 1
+TIMES_COUNT_FROM_BASE = False
 
 
 @njit(nogil=True, cache=True, _nrt=False)

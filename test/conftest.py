@@ -1,0 +1,33 @@
+"""What every test shares: the recordings beside the project, and a ROS domain that nobody else is on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports rclpy, and inherited by every process that a test starts. Two runs on one machine are told
+# apart by their process ids; 0 to 101 are the domains that Linux leaves free of ephemeral ports.
+os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+RECORDINGS = ("evt3_640x480", "libcaer_cmp_346x260", "libcaer_640x480")
+
+
+@pytest.fixture(params=RECORDINGS)
+def recording(request: pytest.FixtureRequest) -> Path:
+    """The folder of each of the real recordings."""
+    folder: Path = SHARED / "recordings" / request.param
+    if not folder.is_dir():
+        pytest.skip(f"no recording at {folder}")
+    return folder
+
+
+@pytest.fixture
+def expected(recording: Path) -> dict:
+    """What an independent decoder reads in the recording."""
+    listed = json.loads((recording.parent / "expected.json").read_text())["recordings"]
+    return next(entry for entry in listed if Path(entry["path"]).parent.name == recording.name)

@@ -1,0 +1,199 @@
+"""`sdt replay`: publishes a bag's messages as they were recorded, without rosbag2; also the ROS node `replay`.
+
+rclpy is imported on running only, so that `sdt --help` works without ROS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from sdt_ros.bags import BagError
+from sdt_ros.player import Player, ReplayConfig, ReplayError, ReplayReport
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+
+def _stop_on_signal() -> threading.Event:
+    """Return an event that Ctrl-C or SIGTERM sets. Further ones change nothing, to the end of the process.
+
+    Were they not ignored, a second Ctrl-C would kill the interpreter while it winds up.
+    """
+    stop = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        stop.set()
+
+    for number in numbers:
+        signal.signal(number, handle)
+    return stop
+
+
+@contextmanager
+def _spinning(node: Node) -> Iterator[None]:
+    """Answer the node's services (parameters, logger levels) from a thread of their own."""
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            return
+
+    thread = threading.Thread(target=spin, name="services", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        executor.shutdown()
+        thread.join()
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `replay` to the command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "replay",
+        help="publish a recording's messages on the ROS graph",
+        description="Publish a bag's messages (sqlite3 or MCAP) with their recorded QoS and timing, without rosbag2.",
+        epilog="Exit codes: 0 played, 1 cannot play, 2 wrong arguments, 130 interrupted.",
+    )
+    parser.add_argument("bag", type=Path, help="bag folder, or one .db3 or .mcap file")
+    parser.add_argument("--rate", type=float, default=1.0, help="bag seconds in a second (default 1)")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--loop", action="store_true", help="begin again at the end, until Ctrl-C")
+    again.add_argument("--once", dest="loop", action="store_false", help="stop at the end (default)")
+    parser.add_argument("--topics", nargs="+", default=[], metavar="TOPIC", help="play only these")
+    parser.add_argument("--clock", type=float, default=0.0, metavar="HZ", help="publish /clock, at least so often")
+    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="begin S seconds into the bag")
+    parser.add_argument("--duration", type=float, default=math.inf, metavar="S", help="play S seconds of the bag")
+    parser.add_argument("--remap", nargs="+", default=[], metavar="FROM:=TO", help="publish topic FROM as TO")
+    parser.add_argument(
+        "--wait-for-subscribers", type=float, default=0.0, metavar="S", help="first wait for them, S seconds at most"
+    )
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to FILE")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `sdt replay`; returns the exit code."""
+    stop = _stop_on_signal()
+    try:
+        config = ReplayConfig(
+            bag=args.bag,
+            rate=args.rate,
+            loop=args.loop,
+            topics=tuple(args.topics),
+            clock_hz=args.clock,
+            start_s=args.start,
+            duration_s=args.duration,
+            wait_for_subscribers_s=args.wait_for_subscribers,
+            progress=not args.no_progress,
+        )
+        report = _play(config, args.remap, stop)
+    except (BagError, ReplayError) as error:
+        print(f"sdt replay: {error}", file=sys.stderr)
+        return 1
+    print(report)
+    if args.json is not None:
+        try:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            print(f"sdt replay: cannot write {args.json}: {error.strerror}", file=sys.stderr)
+            return 1
+    return 128 + signal.SIGINT if report.interrupted else 0
+
+
+def _play(config: ReplayConfig, remap: Sequence[str], stop: threading.Event) -> ReplayReport:
+    try:
+        import rclpy
+        from rclpy.signals import SignalHandlerOptions
+    except ImportError as error:
+        raise ReplayError(
+            f"replay needs ROS 2 ({error}); source an installation, or: pip install 'sdt_ros[ros]'"
+        ) from None
+    if odd := [rule for rule in remap if len(rule.split(":=")) != 2 or not all(rule.split(":="))]:
+        raise ReplayError(f"--remap takes FROM:=TO, such as /camera/events:=/events, not {' '.join(odd)}")
+    rules = [part for rule in remap for part in ("-r", rule)]
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        try:
+            node = rclpy.create_node("replay", cli_args=["--ros-args", *rules] if rules else None)
+        except RuntimeError as error:
+            raise ReplayError(f"the node cannot start: {error}") from None
+        player = Player(node, config, stop)
+        with _spinning(node):
+            return player.run()
+    finally:
+        rclpy.try_shutdown()
+
+
+def _declare_parameters(node: Node) -> ReplayConfig:
+    from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+
+    def declare(name: str, default: Any, description: str, most: float | None = None) -> Any:
+        descriptor = ParameterDescriptor(name=name, description=description, read_only=True)
+        if most is not None:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=0.0, to_value=most)]
+        return node.declare_parameter(name, default, descriptor).value
+
+    bag = declare("bag", "", "bag folder, or one .db3 or .mcap file")
+    if not bag:
+        raise ReplayError("parameter bag is empty; set it to a bag folder or file: --ros-args -p bag:=PATH")
+    duration_s = declare("duration", 0.0, "how much of the bag to play [s]; 0 for all", 1e9)
+    topics = declare("topics", [""], "topics to play, by their recorded names; empty for all")
+    return ReplayConfig(
+        bag=Path(bag).expanduser(),
+        rate=declare("rate", 1.0, "bag seconds in a real second", 1e3),
+        loop=declare("loop", False, "begin again at the end"),
+        topics=tuple(name for name in topics if name),
+        clock_hz=declare("clock", 0.0, "how often to publish /clock [Hz]; 0 for no /clock", 1e4),
+        start_s=declare("start", 0.0, "how much to leave out at the beginning [s]", 1e9),
+        duration_s=duration_s or math.inf,
+        wait_for_subscribers_s=declare("wait_for_subscribers", 0.0, "wait for subscribers, at most so long [s]", 1e9),
+        progress=declare("progress", False, "show a progress bar if there is a terminal"),
+    )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node `replay`; returns the exit code: 0 at the end of the bag or when stopped, 1 if it cannot play."""
+    import rclpy
+    from rclpy.exceptions import ParameterException
+    from rclpy.signals import SignalHandlerOptions
+
+    stop = _stop_on_signal()
+    rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = rclpy.create_node("replay")
+        try:
+            player = Player(node, _declare_parameters(node), stop)
+            with _spinning(node):
+                node.get_logger().info(str(player.run()))
+        except (BagError, ReplayError, ParameterException) as error:
+            node.get_logger().fatal(str(error))
+            return 1
+        return 0
+    finally:
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
 OUT    ?= out/demo
 BAG    ?=
 TESTS  ?= test
@@ -23,6 +22,7 @@ INPUTS := pyproject.toml setup.py constraints.txt package.xml CMakeLists.txt Mak
 # The prefix of a sourced ROS 2, or nothing. With one, its rclpy and messages are used and none are installed: .venv sees
 # the system's packages, numpy stays the one that ROS was built with, and CMake builds the interfaces of msg/.
 ROS := $(shell $(PYTHON) interfaces/policy.py 2>/dev/null)
+STAMP := $(VENV)/.installed$(subst /,-,$(ROS))
 ifeq ($(ROS),)
   VENV_FLAGS :=
   PIP_FLAGS  := -c constraints.txt
@@ -62,6 +62,7 @@ $(STAMP): $(INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || { echo "make: $$($(PYTHON) --version) does not fit, 3.10 to 3.14 do. Name another: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
 	@command -v g++ >/dev/null || { echo "make: no C++ compiler (g++). On Debian and Ubuntu: sudo apt install g++" >&2; exit 1; }
+	@test ! -x $(BIN)/python || grep -q 'include-system-site-packages = $(if $(ROS),true,false)' $(VENV)/pyvenv.cfg || { echo "make: $(VENV) was made $(if $(ROS),without,with) a sourced ROS 2. Run make clean first" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "Creating $(VENV) with $$($(PYTHON) --version)$(if $(ROS), and the ROS 2 of $(ROS))"; $(PYTHON) -m venv $(VENV_FLAGS) $(VENV); }
 	@echo "Installing into $(VENV) (some minutes the first time)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -e '.[ros,test]'
@@ -72,7 +73,10 @@ $(STAMP): $(INPUTS)
 ifneq ($(ROS),)
 	@$(BIN)/python -c 'import event_camera_msgs.msg' 2>/dev/null || { echo "make: the sourced ROS 2 has no event_camera_msgs. Install it: sudo apt install ros-$${ROS_DISTRO:-DISTRO}-event-camera-msgs" >&2; exit 1; }
 	@command -v cmake >/dev/null || { echo "make: no cmake to build the ROS interfaces with: sudo apt install cmake" >&2; exit 1; }
-	@mkdir -p build && cmake -S . -B build/ros -DCMAKE_INSTALL_PREFIX=$(CURDIR)/$(ROS_BUILD) -DBUILD_TESTING=OFF > $(ROS_LOG) 2>&1 && \
+	@# From a copy: CMake refuses header folders (numpy's, in .venv) that lie inside the source folder.
+	@rm -rf build/ros build/ros-source && mkdir -p build/ros-source && \
+	  cp -r CMakeLists.txt package.xml msg sdt_ros scripts launch config build/ros-source/ && \
+	  cmake -S build/ros-source -B build/ros -DCMAKE_INSTALL_PREFIX=$(CURDIR)/$(ROS_BUILD) -DBUILD_TESTING=OFF > $(ROS_LOG) 2>&1 && \
 	  cmake --build build/ros --parallel >> $(ROS_LOG) 2>&1 && cmake --install build/ros >> $(ROS_LOG) 2>&1 || \
 	  { tail -n 30 $(ROS_LOG) >&2; echo "make: building the interfaces failed, see $(ROS_LOG)" >&2; exit 1; }
 endif

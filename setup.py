@@ -27,6 +27,6 @@ setup(
     extras_require={
         "ros": policy.ros_extra(),
         # spikingjelly is a test dependency too, but asks for torchvision: the Makefile installs it without.
-        "test": ["pytest>=7.4", "hypothesis>=6.80", "mypy>=1.8", "ruff>=0.6"],
+        "test": ["pytest>=7.4", "hypothesis>=6.80", "mypy>=1.8", "ruff>=0.6", *policy.test_wheels()],
     },
 )

@@ -49,6 +49,23 @@ GENERATOR_WHEELS = [
 ]
 """What building the interfaces needs."""
 
+COLCON_WHEELS = [
+    "ros-kilted-ament-cmake",
+    "ros-kilted-ament-cmake-gen-version-h",
+    "ros-kilted-ament-cmake-include-directories",
+    "ros-kilted-ament-cmake-python",
+    "ros-kilted-ament-cmake-ros-core",
+    "ros-kilted-ament-package",
+    "ros-kilted-rosidl-adapter",
+    "ros-kilted-rosidl-core-generators",
+    "ros-kilted-rosidl-default-generators",
+    "ros-kilted-rosidl-generator-type-description",
+    "catkin_pkg",
+    "empy",
+    "lark-parser",
+]
+"""What the test of CMakeLists.txt needs."""
+
 
 def sourced_ros() -> Path | None:
     """Returns the prefix of the sourced ROS 2 installation, or None."""
@@ -82,6 +99,11 @@ def builds_interfaces() -> bool:
 def ros_extra() -> list[str]:
     """Returns the requirements of the extra `ros`: none where a sourced ROS 2 has them."""
     return [] if sourced_ros() else ROS_WHEELS
+
+
+def test_wheels() -> list[str]:
+    """Returns the ROS wheels that only the tests need."""
+    return COLCON_WHEELS if wheels_exist() and sourced_ros() is None else []
 
 
 def build_requirements() -> list[str]:

@@ -9,16 +9,18 @@ import importlib
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosReliability, QosTime
 from tqdm import tqdm
 
-from sdt_ros.bags import BagReader, TopicInfo, open_bag
+from sdt_ros.bags import BagMessage, BagReader, TopicInfo, open_bag
 from sdt_ros.bags.pacing import Pacer
+from sdt_ros.bags.prefetch import prefetched
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -190,11 +192,20 @@ class Player:
             while not self._stop.is_set() and (self._config.loop or self.report.passes == 0):
                 if self.report.passes:
                     self._node.get_logger().info(f"pass {self.report.passes + 1}: bag time goes back to its beginning")
-                self._pacer.anchor(self._start_ns, None if began_s is None else self._pacer.due_s(self._stop_ns - 1))
-                began_s = time.monotonic() if began_s is None else began_s
-                self.report.passes += 1
-                with tqdm(total=round(seconds, 2), unit="s", desc="replay", disable=hidden, leave=True) as bar:
-                    self._play_once(bar)
+                stream = self._bag.messages(self._publishers, self._start_ns, self._stop_ns)
+                with (
+                    prefetched(stream) as messages,
+                    tqdm(total=round(seconds, 2), unit="s", desc="replay", disable=hidden) as bar,
+                ):
+                    first = next(messages, None)  # the bag's time begins once the disk is ready
+                    if first is None:
+                        break
+                    self._pacer.anchor(
+                        self._start_ns, None if began_s is None else self._pacer.due_s(self._stop_ns - 1)
+                    )
+                    began_s = time.monotonic() if began_s is None else began_s
+                    self.report.passes += 1
+                    self._play_once(chain([first], messages), bar)
                 self.report.wall_s = time.monotonic() - began_s
         report = self.report
         report.interrupted = self._stop.is_set()
@@ -202,9 +213,9 @@ class Player:
         report.worst_lateness_ms = self._pacer.worst_lateness_s * 1e3
         return report
 
-    def _play_once(self, bar: tqdm) -> None:
+    def _play_once(self, messages: Iterable[BagMessage], bar: tqdm) -> None:
         before_ns = self._start_ns
-        for message in self._bag.messages(self._publishers, self._start_ns, self._stop_ns):
+        for message in messages:
             if not self._pacer.wait_until(message.timestamp_ns):
                 return
             if self._clock is not None:

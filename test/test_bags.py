@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
 import sqlite3
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from sdt_ros.bags import (
     serialize,
     serialize_event_packet,
 )
+from sdt_ros.bags.prefetch import prefetched
 from sdt_ros.bags.types import message_class, typestore
 from sdt_ros.events.packet import EventPacket
 
@@ -380,3 +384,23 @@ def test_a_bag_left_by_an_error_has_no_metadata(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), BagWriter(tmp_path / "bag"):
         _ = 1 // 0
     assert not (tmp_path / "bag/metadata.yaml").exists()
+
+
+def test_prefetching_keeps_order_and_leaves_no_thread() -> None:
+    before = threading.active_count()
+    with prefetched(iter(range(1000)), depth=4) as items:
+        assert list(items) == list(range(1000))
+    with prefetched(itertools.count(), depth=4) as endless:
+        assert [next(endless) for _ in range(10)] == list(range(10))
+    assert threading.active_count() == before
+
+
+def test_prefetching_raises_an_error_where_its_item_would_come() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise BagError("torn")
+
+    with prefetched(broken()) as items:
+        assert next(items) == 1
+        with pytest.raises(BagError, match="torn"):
+            next(items)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _NS = 1_000_000_000
 _DEPTH_IF_UNKNOWN = 100  # old recorders did not know the depth of the history; drivers use up to 1000
 _FOREVER_S = 9223372036  # what ROS writes for "no limit"
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} s [{elapsed}<{remaining}]"
 _SETTLE_S = 0.2  # a subscriber that we see may not see us yet
 
 
@@ -195,7 +196,7 @@ class Player:
                 stream = self._bag.messages(self._publishers, self._start_ns, self._stop_ns)
                 with (
                     prefetched(stream) as messages,
-                    tqdm(total=round(seconds, 2), unit="s", desc="replay", disable=hidden) as bar,
+                    tqdm(total=seconds, desc="replay", bar_format=_BAR, disable=hidden) as bar,
                 ):
                     first = next(messages, None)  # the bag's time begins once the disk is ready
                     if first is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import logging
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,15 +20,11 @@ from types import TracebackType
 from typing import Any
 
 import yaml
+import zstandard
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, Qos
 from rosbags.rosbag2 import Reader
 
 from .errors import BagError
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 _log = logging.getLogger(__name__)
 
@@ -144,9 +139,13 @@ class BagReader:
             folder = self._stack.enter_context(TemporaryDirectory(prefix="sdt_bag_"))
             unpacked = Path(folder, file.stem)
             try:
-                with zstd.open(file, "rb") as source, unpacked.open("wb") as target:
+                with (
+                    file.open("rb") as packed,
+                    zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as source,
+                    unpacked.open("wb") as target,
+                ):
                     shutil.copyfileobj(source, target)
-            except (zstd.ZstdError, EOFError) as error:
+            except zstandard.ZstdError as error:
                 raise BagError(f"{file} cannot be unpacked: {error}") from None
             file = unpacked
         journal = file.with_name(file.name + "-wal")
@@ -194,7 +193,7 @@ class BagReader:
                 connection, timestamp_ns, data = next(stream)
                 # CDR starts with a zero byte, so a compressed message cannot be mistaken for a plain one.
                 if data[:4] == _ZSTD_MAGIC:
-                    data = zstd.decompress(data)
+                    data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
             except StopIteration:
                 return
             except Exception as error:  # as in _open_file

@@ -116,6 +116,9 @@ class EnergyRecorder:
 
     Args:
         network: any module whose input is a batch [B, ...]; layers may fold time steps into the batch.
+
+    Attributes:
+        windows: how many have passed.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -123,7 +126,7 @@ class EnergyRecorder:
         self._tallies: dict[str, _Tally] = {}
         self._handles: list[RemovableHandle] = []
         self._batch = 1
-        self._windows = 0
+        self.windows = 0
 
     def __enter__(self) -> EnergyRecorder:
         self._handles.append(self._network.register_forward_pre_hook(self._begin))
@@ -146,17 +149,17 @@ class EnergyRecorder:
         Raises:
             ValueError: no window was.
         """
-        if not self._windows:
+        if not self.windows:
             raise ValueError("no window has passed through the network: its energy is not known")
         rows = [tally.row(name) for name, tally in self._tallies.items()]
         others = sum(p.numel() for p in self._network.parameters()) - sum(row.parameters for row in rows)
         if others:
             rows.append(LayerEnergy("batch norms, all", "norm", (), others, 0, 0, None, False, 0.0))
-        return EnergyReport(tuple(rows), self._windows)
+        return EnergyReport(tuple(rows), self.windows)
 
     def _begin(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._batch = inputs[0].shape[0]
-        self._windows += self._batch
+        self.windows += self._batch
 
     def _layer_hook(self, name: str) -> Callable[..., None]:
         def record(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:

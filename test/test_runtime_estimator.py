@@ -1,0 +1,208 @@
+"""DepthEstimator: spikes in, metres out, and clear words for what it cannot take."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sdt_ros.network import (
+    MLIF,
+    Card,
+    CheckpointError,
+    DepthRange,
+    EnergyRecorder,
+    NetworkConfig,
+    build_network,
+    load_checkpoint,
+    save_checkpoint,
+    synthetic_events,
+)
+from sdt_ros.runtime import DepthEstimator, DeviceError, resolve_device
+from sdt_ros.runtime.fold import fold_batch_norms
+
+CONFIG = NetworkConfig(embed_dim=32, heads=2, depth=2, mlp_ratio=2, head_widths=(16, 8, 8, 8, 4))
+SPIKES = synthetic_events(4, 70, 90)[0].numpy()
+
+
+def estimator(**card: object) -> DepthEstimator:
+    torch.manual_seed(0)
+    return DepthEstimator(build_network(CONFIG), Card(CONFIG, **card), "cpu")
+
+
+def test_depth_is_metres_in_the_range_at_the_input_size() -> None:
+    depth = estimator(depth_range=DepthRange(2.0, 20.0))(SPIKES)
+    assert depth.shape == (70, 90)
+    assert depth.dtype == np.float32
+    assert np.isfinite(depth).all()
+    assert 2.0 <= depth.min() < depth.max() <= 20.0
+
+
+def test_it_is_the_network_in_metres() -> None:
+    torch.manual_seed(0)
+    network = build_network(CONFIG).eval()
+    with torch.no_grad():
+        expected = DepthRange().to_metres(network(torch.from_numpy(SPIKES)[None]))[0, 0].numpy()
+    # Folded norms may move a spike that stood at the threshold, never the picture.
+    assert np.abs(np.log(estimator()(SPIKES) / expected)).mean() < 0.02
+
+
+def test_the_same_window_gives_the_same_depth() -> None:
+    first, second = estimator(), estimator()
+    expected = first(SPIKES)
+    first(synthetic_events(4, 50, 60, seed=9)[0].numpy())
+    assert np.array_equal(first(SPIKES), expected)
+    assert np.array_equal(second(torch.from_numpy(SPIKES)), expected)
+
+
+def test_other_output_sizes_interpolate_in_log_depth() -> None:
+    subject = estimator()
+    same, double = subject(SPIKES, output_size=(70, 90)), subject(SPIKES, output_size=(140, 180))
+    assert np.array_equal(same, subject(SPIKES))
+    assert double.shape == (140, 180)
+    network_output = subject._runtime(torch.from_numpy(SPIKES))
+    inner = network_output[0, 0, 0, :2] @ torch.tensor([0.75, 0.25])
+    assert double[0, 1] == pytest.approx(subject.card.depth_range.to_metres(inner).item(), rel=1e-4)
+    with pytest.raises(ValueError, match="output_size"):
+        subject(SPIKES, output_size=(0, 5))
+
+
+@pytest.mark.parametrize(
+    "spikes, message",
+    [
+        (SPIKES.astype(np.float32), "dtype float32, expected uint8"),
+        (torch.from_numpy(SPIKES).float(), "dtype torch.float32"),
+        (SPIKES[:3], r"shape \[3, 2, 70, 90\], expected \[4, 2, H, W\]"),
+        (SPIKES[:, :1], "shape"),
+        (SPIKES[None], "shape"),
+        (SPIKES[..., :0], "shape"),
+        (SPIKES * 3, "value 3, expected 0 and 1"),
+        (SPIKES.tolist(), "list"),
+    ],
+)
+def test_other_input_is_refused(spikes: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        estimator()(spikes)
+
+
+def test_windows_that_are_no_block_of_memory_are_taken() -> None:
+    wide = np.zeros((4, 2, 70, 180), np.uint8)
+    wide[..., ::2] = SPIKES
+    subject = estimator()
+    assert np.array_equal(subject(wide[..., ::2]), subject(SPIKES))
+
+
+def test_nan_is_not_hidden() -> None:
+    network = build_network(CONFIG)
+    with torch.no_grad():
+        network.head.depth.bias.fill_(torch.nan)
+    assert np.isnan(DepthEstimator(network, Card(CONFIG), "cpu")(SPIKES)).all()
+
+
+@pytest.mark.parametrize("bias", [0.5, float("nan")])
+def test_warming_up_notices_a_broken_network(bias: float, caplog: pytest.LogCaptureFixture) -> None:
+    network = build_network(CONFIG)
+    with torch.no_grad():
+        network.head.depth.weight.zero_()
+        network.head.depth.bias.fill_(bias)
+    with caplog.at_level(logging.WARNING):
+        estimator().warm_up(70, 90)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        DepthEstimator(network, Card(CONFIG), "cpu").warm_up(70, 90)
+    assert "everywhere on synthetic events" in caplog.text
+
+
+def test_measuring_gives_the_same_depth_and_what_it_cost() -> None:
+    subject = estimator()
+    depth, report = subject.measured(SPIKES)
+    assert np.array_equal(depth, subject(SPIKES))
+    rates = subject.firing_rates(SPIKES)
+    assert rates == report.firing_rates
+    assert next(iter(rates.values())) == pytest.approx(SPIKES.sum() / (4 * 2 * 80 * 96))
+    assert subject.energy_mj(SPIKES) == report.energy_mj
+    quiet = np.zeros_like(SPIKES)
+    assert next(iter(subject.firing_rates(quiet).values())) == 0
+
+
+def test_folding_norms_keeps_rates_and_depth() -> None:
+    torch.manual_seed(0)
+    network = build_network(CONFIG).eval()
+    spikes = synthetic_events(4, 160, 160, seed=4)
+
+    def pass_of() -> tuple[torch.Tensor, dict[str, float]]:
+        with torch.no_grad(), EnergyRecorder(network) as recorder:
+            return network(spikes), recorder.report().firing_rates
+
+    depth, rates = pass_of()
+    fold_batch_norms(network)
+    folded_depth, folded_rates = pass_of()
+    left = [name for name, module in network.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert left == ["blocks.0.attention.norm", "blocks.1.attention.norm"]
+    assert folded_rates.keys() == rates.keys()
+    assert folded_rates == pytest.approx(rates, abs=1e-3)
+    assert (folded_depth - depth).abs().mean() < 0.01
+
+
+def test_untrained_estimators_say_so_and_are_seeded() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, two = (DepthEstimator.untrained("sdt_tiny", "cpu", seed=seed) for seed in (1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert one.is_untrained
+    assert "UNTRAINED" in one.describe()
+    assert "cpu" in one.describe()
+    assert (one.bins, one.window_ms) == (4, 50.0)
+    assert np.array_equal(one(SPIKES), DepthEstimator.untrained("sdt_tiny", "cpu", seed=1)(SPIKES))
+    assert not np.array_equal(one(SPIKES), two(SPIKES))
+    with pytest.raises(CheckpointError, match="sdt_huge"):
+        DepthEstimator.untrained("sdt_huge")
+
+
+def test_a_checkpoint_gives_the_same_depth(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_network(CONFIG)
+    card = Card(CONFIG, trained=True, training_data="nothing real")
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, network, card)
+    loaded = DepthEstimator.from_checkpoint(path, "cpu", bins=4)
+    assert not loaded.is_untrained
+    assert "trained on nothing real" in loaded.describe()
+    assert np.array_equal(loaded(SPIKES), estimator()(SPIKES))
+    assert any(isinstance(module, MLIF) for module in load_checkpoint(path)[0].modules())
+    with pytest.raises(CheckpointError, match="asked for 8"):
+        DepthEstimator.from_checkpoint(path, "cpu", bins=8)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "", "tpu"])
+def test_unknown_devices_are_refused(name: str) -> None:
+    with pytest.raises(DeviceError, match="expected auto, cpu, cuda or cuda:N"):
+        resolve_device(name)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == (torch.device("cpu"), "auto, no CUDA GPU")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(DeviceError, match=f"'{name}' was asked for"):
+            DepthEstimator.untrained("sdt_tiny", name)
+
+
+def test_a_gpu_is_chosen_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.version, "cuda", "12.4")
+    assert resolve_device("auto")[0] == torch.device("cuda:0")
+    assert resolve_device("cuda:1")[0] == torch.device("cuda:1")
+    assert resolve_device("cpu")[0] == torch.device("cpu")
+    with pytest.raises(DeviceError, match="the machine has 2"):
+        resolve_device("cuda:2")
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_depth_of_the_cpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    cpu, gpu = (DepthEstimator.untrained("sdt_tiny", name)(SPIKES) for name in ("cpu", "cuda"))
+    assert np.abs(np.log(cpu / gpu)).mean() < 0.05

@@ -71,6 +71,7 @@ $(STAMP): $(INPUTS)
 	  $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) loguru && \
 	  $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -c constraints.txt spikingjelly; fi
 ifneq ($(ROS),)
+	@$(BIN)/python -c 'import rclpy' 2>/dev/null || { echo "make: the ROS 2 of $(ROS) does not import in $$($(BIN)/python --version): use the Python it was built for" >&2; exit 1; }
 	@$(BIN)/python -c 'import event_camera_msgs.msg' 2>/dev/null || { echo "make: the sourced ROS 2 has no event_camera_msgs. Install it: sudo apt install ros-$${ROS_DISTRO:-DISTRO}-event-camera-msgs" >&2; exit 1; }
 	@command -v cmake >/dev/null || { echo "make: no cmake to build the ROS interfaces with: sudo apt install cmake" >&2; exit 1; }
 	@# From a copy: CMake refuses header folders (numpy's, in .venv) that lie inside the source folder.

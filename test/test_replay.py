@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -217,16 +216,13 @@ class Listener:
 
 
 @pytest.fixture
-def ros_domain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A domain of this test run's own, on this machine only."""
+def ros() -> None:
+    """Skips where there is no ROS 2; the domain of this test run is set in conftest.py."""
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    if "ROS_DOMAIN_ID" not in os.environ:
-        monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
 
 
 @pytest.fixture
-def listeners(ros_domain: None) -> Iterator[Callable[..., Listener]]:
+def listeners(ros: None) -> Iterator[Callable[..., Listener]]:
     opened: list[Listener] = []
 
     def listen(*args: Any, **options: Any) -> Listener:
@@ -330,7 +326,7 @@ def test_event_packets_of_the_generated_recording_arrive(tmp_path: Path, listene
 
 
 @pytest.mark.ros
-def test_types_that_are_not_installed_are_skipped_by_name(tmp_path: Path, ros_domain: None) -> None:
+def test_types_that_are_not_installed_are_skipped_by_name(tmp_path: Path, ros: None) -> None:
     odd = ("/odd", "odd_msgs/msg/Odd")
     with BagWriter(tmp_path / "mixed") as bag:
         bag.add_topic(*odd, definition="int32 a", type_hash="RIHS01_" + "0" * 64)
@@ -358,7 +354,7 @@ def test_types_that_are_not_installed_are_skipped_by_name(tmp_path: Path, ros_do
     ],
 )
 def test_errors_are_one_line_and_exit_code_1(
-    bag_path: Path, tmp_path: Path, ros_domain: None, args: list[str], message: str
+    bag_path: Path, tmp_path: Path, ros: None, args: list[str], message: str
 ) -> None:
     result = run_replay(*(arg.format(bag=bag_path, nowhere=tmp_path / "nowhere") for arg in args))
     assert result.returncode == 1

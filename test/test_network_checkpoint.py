@@ -18,7 +18,6 @@ from sdt_ros.network import (
     load_card,
     load_checkpoint,
     save_checkpoint,
-    synthetic_events,
 )
 
 CONFIG = NetworkConfig(embed_dim=32, heads=2, depth=1, mlp_ratio=2, head_widths=(16, 8, 8, 8, 4))
@@ -57,9 +56,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read == written == dataclasses.replace(card, weights_sha256=written.weights_sha256)
     assert load_card(tmp_path / "x.safetensors") == read
     assert not loaded.training
-    spikes = synthetic_events(5, 64, 64)
-    with torch.no_grad():
-        assert torch.equal(loaded(spikes), network.eval()(spikes))
+    before, after = network.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.json", "x.safetensors"]
 
 

@@ -8,14 +8,12 @@ import pytest
 import torch
 
 from sdt_ros.network import (
-    MLIF,
     Card,
     CheckpointError,
     DepthRange,
     EnergyRecorder,
     NetworkConfig,
     build_network,
-    load_checkpoint,
     save_checkpoint,
     synthetic_events,
 )
@@ -170,7 +168,6 @@ def test_a_checkpoint_gives_the_same_depth(tmp_path: Path) -> None:
     assert not loaded.is_untrained
     assert "trained on nothing real" in loaded.describe()
     assert np.array_equal(loaded(SPIKES), estimator()(SPIKES))
-    assert any(isinstance(module, MLIF) for module in load_checkpoint(path)[0].modules())
     with pytest.raises(CheckpointError, match="asked for 8"):
         DepthEstimator.from_checkpoint(path, "cpu", bins=8)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,7 +45,7 @@ class SpikeWindow:
     received_ns: int = 0
     packets_lost: int = 0
     frame_id: str = ""
-    _home: deque[int] | None = None
+    _home: list[int] | None = None
     _slot: int = -1
 
     def release(self) -> None:
@@ -107,6 +106,7 @@ class SpikeBinner:
         sensor_size: tuple[int, int],
         spike_size: tuple[int, int],
         on_window: Callable[[SpikeWindow], None],
+        spare_windows: int = SPARE_WINDOWS,
         counters: WindowCounters | None = None,
     ) -> None:
         """Make a binner.
@@ -117,6 +117,7 @@ class SpikeBinner:
             spike_size: height and width of the spike tensors [px], at most the sensor's; each of their cells takes
                 the events of the sensor's pixels that it covers.
             on_window: takes every finished window, in the order of time, and must release it.
+            spare_windows: finished windows that there is memory for until they are released.
             counters: where to go on counting, new ones by default.
         """
         (sensor_height, sensor_width), (height, width) = sensor_size, spike_size
@@ -129,12 +130,12 @@ class SpikeBinner:
         self._plane = height * width
         self._row = ((np.arange(sensor_height) * height // sensor_height) * width).astype(np.int32)
         self._column = (np.arange(sensor_width) * width // sensor_width).astype(np.int32)
-        slots = config.most_open + SPARE_WINDOWS
+        slots = config.most_open + spare_windows
         tensors = slots * config.bins * 2 * self._plane
         self._memory = np.zeros(tensors + 2 * self._plane, np.uint8)
         self._nowhere = tensors  # events of no window fall here, so that the compiled loop need not ask
         self._tensors = self._memory[:tensors].reshape(slots, config.bins, 2, height, width)
-        self._free = deque(range(slots))
+        self._free = list(range(slots))  # the last one released is taken first: it is still in the cache
         self._decode_ns = 0
         self._open: list[_OpenWindow] = []
         self.restart()
@@ -209,7 +210,7 @@ class SpikeBinner:
     def _open_next(self) -> None:
         if not self._free:
             raise RuntimeError("no memory for another window: finished windows must be released or detached")
-        self._open.append(_OpenWindow(self._next, self._free.popleft(), self._schedule.edges(self._next)))
+        self._open.append(_OpenWindow(self._next, self._free.pop(), self._schedule.edges(self._next)))
         self._next += 1
 
     def _close(self, window: _OpenWindow) -> None:

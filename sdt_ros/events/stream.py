@@ -11,7 +11,7 @@ from sdt_ros.events.codecs import state as s
 from sdt_ros.events.decoder import ByteStream, DecoderCounters
 from sdt_ros.events.external import EventCameraPyStream
 from sdt_ros.events.packet import EventPacket
-from sdt_ros.events.spikes import SpikeBinner, SpikeWindow, WindowCounters
+from sdt_ros.events.spikes import SPARE_WINDOWS, SpikeBinner, SpikeWindow, WindowCounters
 from sdt_ros.events.windows import WindowConfig
 
 DECODERS = {"native": ByteStream, "event_camera_py": EventCameraPyStream}
@@ -55,6 +55,7 @@ class EventStream:
         on_window: Callable[[SpikeWindow], None],
         scale: float = 1.0,
         decoder: str = "native",
+        spare_windows: int = SPARE_WINDOWS,
         on_notice: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Make a stream that has seen nothing.
@@ -64,6 +65,7 @@ class EventStream:
             on_window: takes every finished window and must release it; called from within `push`.
             scale: size of the spike tensors as a fraction of the sensor's, in (0, 1].
             decoder: `native` or, where it is installed, `event_camera_py`.
+            spare_windows: finished windows that there is memory for until they are released.
             on_notice: takes a line of text when the stream starts over, or cannot trust the packets' times.
 
         Raises:
@@ -81,6 +83,7 @@ class EventStream:
         self._clock = SensorClock()
         self._binner: SpikeBinner | None = None
         self._scale = scale
+        self._spare_windows = spare_windows
         self._on_window = on_window
         self._on_notice = on_notice
         self._packet: EventPacket | None = None  # the last one taken
@@ -183,7 +186,7 @@ class EventStream:
     def _make_binner(self) -> SpikeBinner:
         height, width = self.sensor_size
         scaled = max(1, round(height * self._scale)), max(1, round(width * self._scale))
-        return SpikeBinner(self.config, (height, width), scaled, self._finish, self.windows)
+        return SpikeBinner(self.config, (height, width), scaled, self._finish, self._spare_windows, self.windows)
 
     def _finish(self, window: SpikeWindow) -> None:
         """Stamp a window and hand it over."""

@@ -45,7 +45,7 @@ def build_network(network: str | NetworkConfig) -> SpikingDepthTransformer:
 def synthetic_events(bins: int, height: int, width: int, polarities: int = 2, seed: int = 0) -> Tensor:
     """Events of a drifting random pattern, for statistics and tests; no scene, no depth.
 
-    A pixel fires ON where the sign of a sum of plane waves rises between two bins, OFF where it falls, and one in a
+    A pixel fires ON (polarity 1) where the sign of a sum of plane waves rises between two bins, OFF where it falls, and one in a
     hundred fires by chance.
 
     Returns:
@@ -58,7 +58,7 @@ def synthetic_events(bins: int, height: int, width: int, polarities: int = 2, se
     time = torch.arange(bins + 1).view(-1, 1, 1)
     pattern = torch.sin(frequency[0] * x + frequency[1] * y + drift * time).sum(0) > 0  # [bins + 1, H, W]
     change = pattern[1:].int() - pattern[:-1].int()
-    events = torch.stack([change == (1 if p % 2 == 0 else -1) for p in range(polarities)], dim=1)
+    events = torch.stack([change == (1 if p % 2 else -1) for p in range(polarities)], dim=1)
     noise = torch.rand(events.shape, generator=generator) < 0.01
     return (events | noise)[None].to(torch.uint8)
 

@@ -99,7 +99,7 @@ class DepthEstimator:
         """Estimates depth.
 
         Args:
-            spikes: one window [T, 2, H, W] uint8 in {0, 1}, oldest bin first; channel 0 ON, 1 OFF.
+            spikes: one window [T, 2, H, W] uint8 in {0, 1}, oldest bin first; polarity 0 is OFF, 1 is ON.
             output_size: (height, width) of the result where it is not H, W; interpolated in log depth.
 
         Returns:

@@ -45,8 +45,8 @@ def build_network(network: str | NetworkConfig) -> SpikingDepthTransformer:
 def synthetic_events(bins: int, height: int, width: int, polarities: int = 2, seed: int = 0) -> Tensor:
     """Events of a drifting random pattern, for statistics and tests; no scene, no depth.
 
-    A pixel fires ON (polarity 1) where the sign of a sum of plane waves rises between two bins, OFF where it falls, and one in a
-    hundred fires by chance.
+    A pixel fires ON (polarity 1) where the sign of a sum of plane waves rises between two bins, OFF where it falls,
+    and one in a hundred fires by chance.
 
     Returns:
         Spikes [1, bins, polarities, height, width] uint8 in {0, 1}.

@@ -32,7 +32,8 @@ class SpikingDepthTransformer(nn.Module):
         """Estimates depth.
 
         Args:
-            spikes: event bins [B, T, P, H, W] in {0, 1}, any dtype, H and W; oldest bin first, polarity 0 is OFF, 1 is ON.
+            spikes: event bins [B, T, P, H, W] in {0, 1}, any dtype, H and W; oldest bin first;
+                polarity 0 is OFF, 1 is ON.
 
         Returns:
             Normalised log depth [B, 1, H, W]; see `DepthRange` for metres. Training keeps it in no bounds.

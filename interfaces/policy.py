@@ -23,6 +23,7 @@ ROS_WHEELS = [
     "ros-kilted-rclpy",
     "ros-kilted-rmw-fastrtps-cpp",
     "ros-kilted-rmw-implementation",
+    "ros-kilted-rcl-interfaces",
     "ros-kilted-builtin-interfaces",
     "ros-kilted-std-msgs",
     "ros-kilted-sensor-msgs",

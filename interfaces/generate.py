@@ -167,6 +167,8 @@ class BuildInterfaces(build_ext):
             for module in (root / "c" / package.name / "msg").glob("*.py"):
                 shutil.copy(module, target / module.name)
         super().run()
+        if self.editable_mode:
+            self.run_command("install_data")  # share/ and lib/sdt_ros, which setuptools forgets in editable installs
 
     def _describe(self, extension: Extension, name: str, sources: list[Path], headers: list[Path]) -> None:
         import numpy

@@ -34,7 +34,8 @@ class SensorClock:
         if known is not None and known <= difference:
             return
         if known is None:
-            for old in [b for b in self._least if not bucket - BUCKETS < b <= bucket]:
+            # Jitter may take time back into the bucket before; more than that is another time.
+            for old in [b for b in self._least if not bucket - BUCKETS < b <= bucket + 1]:
                 del self._least[old]
         self._least[bucket] = difference
         self._offset_ns = min(self._least.values())

@@ -75,7 +75,7 @@ class ByteStream:
         self._rest = _NOTHING
 
     def resync(self) -> None:
-        """Behind lost packets: wait for the words that tell time and place again, without forgetting the time's wraps."""
+        """Behind lost packets: wait for the words that tell time and place again; the time's wraps stay known."""
         s.lose_place(self.state)
         self._rest = _NOTHING
 
@@ -114,8 +114,10 @@ class ByteStream:
             # The two fields of a libcaer event are swapped one by one.
             (copy.view("<u4") if self.encoding.name == "libcaer" else words).byteswap(inplace=True)
         if self.encoding.swapped_halves and dtype.itemsize == 8:
-            halves = copy.view("<u4").reshape(-1, 2)
-            halves[:] = halves[:, ::-1].copy()
+            upper, lower = copy.view("<u4")[0::2], copy.view("<u4")[1::2]
+            upper ^= lower  # exchanges them without memory for a third
+            lower ^= upper
+            upper ^= lower
         return words
 
     def _joined(self, octets: np.ndarray, is_bigendian: bool) -> np.ndarray:

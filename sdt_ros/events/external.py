@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import int64, njit, uintp
 
+from sdt_ros.events.codecs import evt3, libcaer_cmp
 from sdt_ros.events.codecs import state as s
 from sdt_ros.events.decoder import ByteStream, Payload
 from sdt_ros.events.encodings import parse_encoding
 from sdt_ros.events.sinks import EVENT_DTYPE, Sink, emit, since, until
 
 SUPPORTED = ("evt3", "libcaer_cmp")  # of the others it cuts nanoseconds down to 32 bits, which overflow in 2 s
+
+
+class _Codes(NamedTuple):
+    """The words of a format that tell and use time and place, by bits 12 to 15."""
+
+    times: tuple[int, ...]  # words that must come, in this order, before the time is known
+    place: int  # the row (libcaer_cmp: the column) of the events to come
+    event: int
+    base: int  # where vectors begin
+    vectors: tuple[int, int]  # with masks of 8 and 12 bits
+
+
+_CODES = {
+    "evt3": _Codes(
+        (evt3.TIME_HIGH, evt3.TIME_LOW), evt3.ADDR_Y, evt3.ADDR_X, evt3.VECT_BASE_X, (evt3.VECT_8, evt3.VECT_12)
+    ),
+    "libcaer_cmp": _Codes(
+        (), libcaer_cmp.ADDR_X, libcaer_cmp.ADDR_Y, libcaer_cmp.VECT_BASE_Y, (libcaer_cmp.VECT_8, libcaer_cmp.VECT_12)
+    ),
+}
 
 
 @njit(nogil=True, cache=True, _nrt=False)
@@ -41,7 +62,7 @@ def _replay(events: np.ndarray, start: int, state: np.ndarray, sink: Sink):  # t
 class EventCameraPyStream(ByteStream):
     """A camera's bytes, decoded by event_camera_py; its words are events.
 
-    Its 32 bit times are unrolled to 64 bits. The library keeps no counters of what it drops.
+    Its 32 bit times are unrolled to 64 bits. The library keeps no counters of what it drops or does not know.
     """
 
     def __init__(self) -> None:
@@ -60,6 +81,7 @@ class EventCameraPyStream(ByteStream):
         self._library: Any = event_camera_py
         self._decoder: Any = event_camera_py.Decoder()
         self._latest = 0  # last time without the start time [us]
+        self._told: set[int] = set()  # the words of `_Codes` that have come
 
     def open(self, encoding: str, width: int, height: int) -> bool:
         """As `ByteStream.open`; refuses encodings that event_camera_py does not know."""
@@ -76,6 +98,12 @@ class EventCameraPyStream(ByteStream):
         super().restart()
         self._decoder = self._library.Decoder()
         self._latest = 0
+        self._told.clear()
+
+    def resync(self) -> None:
+        """As `ByteStream.resync`; the library's decoder stays, because it counts the time's wraps."""
+        super().resync()
+        self._told.clear()
 
     def words(self, payload: Payload, time_base: int, is_bigendian: bool = False) -> np.ndarray:
         """The packet's events, EVENT_DTYPE [N], decoded by the library.
@@ -84,7 +112,7 @@ class EventCameraPyStream(ByteStream):
             ValueError: senseless time base, or the library refuses the packet.
         """
         assert self.encoding is not None, "open() comes first"
-        octets = super().words(payload, time_base, is_bigendian).view(np.uint8)
+        octets = self._placed(super().words(payload, time_base, is_bigendian)).view(np.uint8)
         try:
             self._decoder.decode_array(self.encoding.name, self.width, self.height, time_base, octets)
         except RuntimeError as error:
@@ -100,6 +128,37 @@ class EventCameraPyStream(ByteStream):
             self._latest = int(events["t"][-1])
         events["t"] += self._decoder.get_start_time() or 0
         return events
+
+    def _placed(self, words: np.ndarray) -> np.ndarray:
+        """Drop events whose time, row or base is not known yet; the library would put them to old ones or to 0."""
+        assert self.encoding is not None
+        codes = _CODES[self.encoding.name]
+        if self._told.issuperset((*codes.times, codes.place, codes.base)):
+            return words
+        kinds = words >> 12
+        known_from = 0
+        for code in codes.times:
+            known_from = self._told_from(kinds, code, known_from)
+        known_from = max(known_from, self._told_from(kinds, codes.place))
+        vectors_from = max(known_from, self._told_from(kinds, codes.base))
+        events = np.flatnonzero(kinds[:known_from] == codes.event)
+        dropped, words = events.size, words.copy()
+        for code, mask in zip(codes.vectors, (0xFF, 0xFFF), strict=True):
+            vectors = np.flatnonzero(kinds[:vectors_from] == code)
+            dropped += int(np.unpackbits((words[vectors] & mask).view(np.uint8)).sum(dtype=np.int64))
+            words[vectors] &= 0xF000  # an empty vector still moves the base
+        self.state[s.UNSYNCED] += dropped
+        return np.delete(words, events)
+
+    def _told_from(self, kinds: np.ndarray, code: int, begin: int = 0) -> int:
+        """Index behind which what the word tells is known."""
+        if code in self._told:
+            return 0
+        found = np.flatnonzero(kinds[begin:] == code)
+        if not found.size:
+            return int(kinds.size)
+        self._told.add(code)
+        return begin + int(found[0])
 
     def decode(self, words: np.ndarray, start: int, sink: Sink) -> tuple[int, int]:
         """As `ByteStream.decode`, of events."""

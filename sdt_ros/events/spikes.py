@@ -137,7 +137,11 @@ class SpikeBinner:
         self._tensors = self._memory[:tensors].reshape(slots, config.bins, 2, height, width)
         self._free = list(range(slots))  # the last one released is taken first: it is still in the cache
         self._decode_ns = 0
+        self._filling: list[_OpenWindow]  # the windows that events fall into, as the sink is aimed now
+        self._late: bool  # whether they fall into a closed window too
         self._open: list[_OpenWindow] = []
+        self._nothing = self._make_sink(self._nowhere, [], 1, 0)
+        self.began_us = 0  # the first time since the last restart
         self.restart()
 
     @property
@@ -153,11 +157,8 @@ class SpikeBinner:
             self._free.append(window.slot)
         self._open.clear()
         self._latest: int | None = None
-        self._next = 0  # index of the next window to open
-        self._closed_until = s.NO_TIME
-        self._filling: list[_OpenWindow] = []  # the windows that events fall into, as the sink is aimed now
-        self._late = False  # whether they fall into a closed window too
-        self._sink = self._make_sink(self._nowhere, [], 1, 0)  # takes nothing: the first time that comes pauses it
+        self._first = self._next = 0  # index of the first window since the restart, and of the next one to open
+        self._aim_at_nothing()
 
     def add(self, stream: ByteStream, words: np.ndarray) -> None:
         """Bin the events of a packet's words; hands over each window that they finish."""
@@ -182,14 +183,15 @@ class SpikeBinner:
 
     def _move_to(self, t: int) -> None:
         """Close what has ended at time t, open what has begun, and aim the sink at the bins that hold t."""
+        self._aim_at_nothing()  # whatever fails below, no memory that is handed over is written to
         latest = self._latest
         if latest is not None and not -JUMP_BACK_US <= t - latest <= JUMP_FORWARD_US:
             self.counters.time_jumps += 1
             self.restart()
             latest = None
         if latest is None:
-            self._next = self._schedule.first_from(t)
-            latest = t
+            self._next = self._first = self._schedule.first_from(t)
+            self.began_us = latest = t
         self._latest = max(t, latest)
         while self._open and self._open[0].edges[-1] <= t:
             self._close(self._open.pop(0))
@@ -205,7 +207,6 @@ class SpikeBinner:
             self.counters.due += missed
             self.counters.empty += missed
             self._next += missed
-            self._closed_until = self._schedule.end(self._next - 1)
 
     def _open_next(self) -> None:
         if not self._free:
@@ -214,7 +215,6 @@ class SpikeBinner:
         self._next += 1
 
     def _close(self, window: _OpenWindow) -> None:
-        self._closed_until = window.edges[-1]
         self.counters.due += 1
         spikes = self._tensors[window.slot]
         finished = SpikeWindow(
@@ -231,19 +231,28 @@ class SpikeBinner:
 
     def _aim(self, t: int) -> None:
         """Make the sink for the stretch of time around t within which every open window stays in one bin."""
-        bounds = [self._schedule.start(self._next), self._closed_until]
-        self._filling, bases = [], []
+        # The first window that ends behind t is the one that a late event falls into, if any.
+        k = max(self._first, self._schedule.ended_by(t) + 1)
+        start, end = self._schedule.start(k), self._schedule.end(k)
+        oldest = self._open[0].index if self._open else self._next
+        late = k < oldest and start <= t
+        bounds = [self._schedule.start(self._next), self._schedule.end(k - 1), start, end]
+        filling, bases = [], []
         for window in self._open:
             bounds += window.edges
             if window.edges[0] <= t:
                 bin_of_t = sum(edge <= t for edge in window.edges) - 1
-                self._filling.append(window)
+                filling.append(window)
                 bases.append((window.slot * self.config.bins + bin_of_t) * 2 * self._plane)
         t_from = max((bound for bound in bounds if bound <= t), default=s.NO_TIME)
         t_until = min(bound for bound in bounds if bound > t)
-        self._late = t < self._closed_until
         base, *overlapping = bases or [self._nowhere]
+        self._filling, self._late = filling, late
         self._sink = self._make_sink(base, overlapping, t_from, t_until)
+
+    def _aim_at_nothing(self) -> None:
+        """Make a sink that takes no events: the next time that comes pauses it."""
+        self._filling, self._late, self._sink = [], False, self._nothing
 
     def _make_sink(self, base: int, overlapping: list[int], t_from: int, t_until: int) -> SpikeSink:
         others = np.array(overlapping, np.int64)

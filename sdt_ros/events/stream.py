@@ -87,6 +87,7 @@ class EventStream:
         self._on_window = on_window
         self._on_notice = on_notice
         self._packet: EventPacket | None = None  # the last one taken
+        self._rejected_since_packet = 0
         self._received_ns = 0
         self._last_stamp_ns: int | None = None
         self._lost_since_window = 0
@@ -115,20 +116,31 @@ class EventStream:
         self._received_ns = time.monotonic_ns() if received_ns is None else received_ns
         self.packets.received += 1
         try:
-            changed = self._bytes.open(packet.encoding, packet.width, packet.height)
+            if self._bytes.open(packet.encoding, packet.width, packet.height):
+                self.restart(f"the camera now sends {packet.encoding} of {packet.width}x{packet.height} px")
+                self._binner = None
+            if not self._in_sequence(packet):
+                return
             words = self._bytes.words(packet.payload, packet.time_base, packet.is_bigendian)
         except ValueError:
             self.packets.rejected += 1
+            self._rejected_since_packet += 1
             raise
-        self.packets.payload_bytes += packet.payload.nbytes
-        if not self._in_sequence(packet, changed):
-            return
         self._packet = packet
+        self._rejected_since_packet = 0
+        self.packets.payload_bytes += packet.payload.nbytes
         if self._binner is None:
             self._binner = self._make_binner()
-        mistimed = self._bytes.state[s.MISTIMED]
-        self._binner.add(self._bytes, words)
-        self._follow_clock(packet)
+        mistimed, jumps = self._bytes.state[s.MISTIMED], self.windows.time_jumps
+        try:
+            self._binner.add(self._bytes, words)
+        except BaseException:
+            self._bytes.resync()  # the rest of the packet is not decoded
+            raise
+        if self.windows.time_jumps != jumps:
+            self._follow_jump(packet, self._binner.began_us)
+        else:
+            self._follow_clock(packet)
         if self._bytes.state[s.MISTIMED] != mistimed and mistimed == 0:
             self._on_notice(
                 "a libcaer_cmp packet spans more than 65.536 ms, so that the driver has cut off its times; "
@@ -143,17 +155,21 @@ class EventStream:
         if self._binner is not None:
             self._binner.restart()
         self._packet = None
+        self._rejected_since_packet = 0
         self._last_stamp_ns = None
         self._on_notice(f"event stream started over: {reason}")
 
-    def _in_sequence(self, packet: EventPacket, changed: bool) -> bool:
-        """Compare with the packet before: count what is missing, start over where time or camera are others."""
+    def reconfigure(self, config: WindowConfig) -> None:
+        """Take other windows from now on; the open ones are given up, clock and counters stay."""
+        self.config = config
+        if self._binner is not None:
+            self._binner.restart()
+            self._binner = self._make_binner()
+
+    def _in_sequence(self, packet: EventPacket) -> bool:
+        """Compare with the packet before: count what is missing, start over where time or numbers go back."""
         last = self._packet
         if last is None:
-            return True
-        if changed:
-            self._binner = None
-            self.restart(f"the camera now sends {packet.encoding} of {packet.width}x{packet.height} px")
             return True
         numbered = packet.seq != 0 or last.seq != 0
         if numbered and packet.seq == last.seq and packet.stamp_ns == last.stamp_ns:
@@ -165,11 +181,19 @@ class EventStream:
         if numbered and packet.seq <= last.seq:
             self.restart(f"packet numbers went back from {last.seq} to {packet.seq}")
             return True
-        if numbered and packet.seq > last.seq + 1:
-            self.packets.lost += packet.seq - last.seq - 1
-            self._lost_since_window += packet.seq - last.seq - 1
+        missing = packet.seq - last.seq - 1 if numbered else 0
+        if missing > 0 or self._rejected_since_packet:
             self._bytes.resync()
+            lost = max(0, missing - self._rejected_since_packet)
+            self.packets.lost += lost
+            self._lost_since_window += lost
         return True
+
+    def _follow_jump(self, packet: EventPacket, began_us: int) -> None:
+        """Begin a new clock where the sensor's time has jumped: what it was before says nothing about it now."""
+        self._clock.reset()
+        self._clock.update(packet.stamp_ns, began_us)
+        self._on_notice(f"the sensor's time jumped to {began_us / 1e6:.3f} s; open windows are given up")
 
     def _follow_clock(self, packet: EventPacket) -> None:
         """Update the clock by the packet's first time, unless that has been done for it already."""

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+MOST_OPEN = 100  # windows at once; each takes memory, and time for every event
+
 
 @dataclass(frozen=True, slots=True)
 class WindowConfig:
@@ -35,6 +37,11 @@ class WindowConfig:
             raise ValueError(f"rate_hz={self.rate_hz} is outside of 0.1 to 1000 Hz")
         if self.min_events < 0:
             raise ValueError(f"min_events={self.min_events} is negative")
+        if self.most_open > MOST_OPEN:
+            raise ValueError(
+                f"windows of window_ms={self.window_ms} at rate_hz={self.rate_hz} overlap by more than {MOST_OPEN}; "
+                "lower one of them"
+            )
 
     @property
     def window_us(self) -> int:

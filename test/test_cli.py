@@ -1,0 +1,130 @@
+"""The command `sdt`: quick help, exit codes, and nothing imported that a command does not need."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import types
+
+import pytest
+
+from sdt_ros import cli
+
+IMPORTED = """
+import sys
+from sdt_ros.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+heavy = {"torch", "rclpy", "numba", "numpy"}
+print("exit", code, "imported", sorted(heavy & sys.modules.keys()))
+"""
+
+
+def sdt(*arguments):
+    return subprocess.run([sys.executable, "-m", "sdt_ros.cli", *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """A command `try` whose work is given."""
+
+    def make(run):
+        module = types.ModuleType("sdt_tried")
+
+        def add_parser(subparsers):
+            parser = subparsers.add_parser("try")
+            parser.add_argument("--number", type=int, default=0)
+            parser.set_defaults(run=run)
+
+        module.add_parser = add_parser
+        monkeypatch.setitem(sys.modules, "sdt_tried", module)
+        monkeypatch.setitem(cli.COMMANDS, "try", ("sdt_tried", "a command of this test"))
+
+    return make
+
+
+def test_help_lists_all_commands_and_imports_none():
+    ended = subprocess.run([sys.executable, "-c", IMPORTED, "--help"], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.endswith("exit 0 imported []\n")
+    for name, (_, text) in cli.COMMANDS.items():
+        assert any(line.split() == [name, *text.split()] for line in ended.stdout.splitlines()), name
+
+
+def test_help_of_bench_names_its_benchmarks_without_torch_or_ros():
+    ended = subprocess.run([sys.executable, "-c", IMPORTED, "bench", "-h"], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "events" in ended.stdout
+    _, _, imported = ended.stdout.rpartition("imported")
+    assert "torch" not in imported
+    assert "rclpy" not in imported
+
+
+def test_only_the_called_command_is_imported(command, monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "absent", ("sdt_ros.no_such_module", "cannot be imported"))
+    command(lambda args: args.number)
+    assert cli.main(["try"]) == 0
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        cli.main(["absent"])
+
+
+@pytest.mark.parametrize(
+    "arguments", [["fly"], [], ["--fast"], ["bench"], ["bench", "nothing"], ["bench", "events", "-x"]]
+)
+def test_wrong_arguments_exit_with_2_and_say_why(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("usage: sdt")
+    told = {"": "COMMAND", "--fast": "COMMAND", "bench": "BENCHMARK"}
+    wrong = arguments[-1] if arguments else ""
+    assert told.get(wrong, wrong) in error.rpartition("error:")[2]
+
+
+def test_an_unknown_command_names_the_known_ones():
+    ended = sdt("fly")
+    assert ended.returncode == 2
+    assert "'fly'" in ended.stderr
+    assert all(name in ended.stderr for name in cli.COMMANDS)
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_commands_exit_code_is_the_programs(command):
+    command(lambda args: args.number)
+    assert cli.main(["try", "--number", "5"]) == 5
+
+
+def test_an_interrupt_ends_quietly_with_130(command, capsys):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    command(interrupt)
+    assert cli.main(["try"]) == 128 + signal.SIGINT == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_has_gone_is_no_error_worth_a_traceback():
+    writes = """
+import sys, types
+from sdt_ros import cli
+
+def write_much(args):
+    for _ in range(100_000):
+        print("a line of a long report")
+    return 0
+
+module = types.ModuleType("sdt_long")
+module.add_parser = lambda subparsers: subparsers.add_parser("long").set_defaults(run=write_much)
+sys.modules["sdt_long"] = module
+cli.COMMANDS["long"] = ("sdt_long", "writes much")
+sys.exit(cli.main(["long"]))
+"""
+    writer = subprocess.Popen([sys.executable, "-c", writes], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "a line of a long report\n"
+    writer.stdout.close()
+    assert writer.stderr.read() == ""
+    assert writer.wait(timeout=60) == 128 + signal.SIGPIPE

@@ -162,7 +162,8 @@ def test_payloads_of_any_kind_and_alignment_decode_alike(wrap):
 
 
 def test_geometry_may_come_with_the_encoding():
-    payload = (0x8 << 60 | 1 << 32).to_bytes(8, "little") + (0x1 << 60 | 1279 << 43 | 700 << 32 | 1).to_bytes(8, "little")
+    words = [0x8 << 60 | 1 << 32, 0x1 << 60 | 1279 << 43 | 700 << 32 | 1]
+    payload = np.array(words, "<u8").tobytes()
     decoder = PacketDecoder()
     assert decoder.decode("evt21;height=720;width=1280", 0, 0, 0, payload).tolist() == [(64, 1279, 700, 1)]
 

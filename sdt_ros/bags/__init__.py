@@ -4,6 +4,7 @@ from .errors import BagError
 from .packets import EVENT_PACKET_TYPE, parse_event_packet, serialize_event_packet
 from .reader import BagMessage, BagReader, TopicInfo, open_bag
 from .types import deserialize, serialize
+from .windows import events_topic, spike_windows
 from .writer import QOS_BEST_EFFORT, QOS_RELIABLE, BagWriter
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "BagWriter",
     "TopicInfo",
     "deserialize",
+    "events_topic",
     "open_bag",
     "parse_event_packet",
     "serialize",
     "serialize_event_packet",
+    "spike_windows",
 ]

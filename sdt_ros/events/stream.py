@@ -102,6 +102,12 @@ class EventStream:
         """Height and width of the sensor [px]; (0, 0) before the first packet."""
         return self._bytes.height, self._bytes.width
 
+    @property
+    def spike_size(self) -> tuple[int, int]:
+        """Height and width of the spike tensors [px]; (0, 0) before the first packet."""
+        height, width = self.sensor_size
+        return (max(1, round(height * self._scale)), max(1, round(width * self._scale))) if height else (0, 0)
+
     def push(self, packet: EventPacket, received_ns: int | None = None) -> None:
         """Take the next packet; calls `on_window` for every window that it finishes.
 
@@ -208,9 +214,9 @@ class EventStream:
         self._clock.update(packet.stamp_ns, first)
 
     def _make_binner(self) -> SpikeBinner:
-        height, width = self.sensor_size
-        scaled = max(1, round(height * self._scale)), max(1, round(width * self._scale))
-        return SpikeBinner(self.config, (height, width), scaled, self._finish, self._spare_windows, self.windows)
+        return SpikeBinner(
+            self.config, self.sensor_size, self.spike_size, self._finish, self._spare_windows, self.windows
+        )
 
     def _finish(self, window: SpikeWindow) -> None:
         """Stamp a window and hand it over."""

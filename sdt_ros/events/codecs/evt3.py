@@ -21,6 +21,7 @@ TIME_LOW, TIME_HIGH, EXT_TRIGGER = 0x6, 0x8, 0xA
 CONTINUED_4, OTHERS, CONTINUED_12 = 0x7, 0xE, 0xF
 PADDING = 0x9999  # Lucid cameras fill up their packets with it
 
+
 @njit(nogil=True, cache=True, _nrt=False)
 def decode(  # type: ignore[no-untyped-def]
     words: np.ndarray, start: int, time_base: int, width: int, height: int, state: np.ndarray, sink: Sink

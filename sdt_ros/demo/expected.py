@@ -1,0 +1,59 @@
+"""What a recording should give, computed from the bag without ROS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sdt_ros.bags import events_topic, open_bag, parse_event_packet
+from sdt_ros.events import EventStream, SpikeWindow, WindowConfig
+
+
+@dataclass
+class Expected:
+    """A recording's windows and counts.
+
+    Attributes:
+        topic: of the event packets.
+        info_topic: of the calibration; empty where there is none.
+        windows: the windows that depth is due for, with their spikes.
+        due: windows that end within the recording.
+        empty: those of them with too few events.
+        events: events in any window.
+        sensor_size: height and width [px].
+        seconds: duration of the recording [s].
+    """
+
+    topic: str
+    info_topic: str
+    windows: list[SpikeWindow] = field(default_factory=list)
+    due: int = 0
+    empty: int = 0
+    events: int = 0
+    sensor_size: tuple[int, int] = (0, 0)
+    seconds: float = 0.0
+
+
+def expect(bag: Path, config: WindowConfig, scale: float, topic: str | None = None) -> Expected:
+    """Decode and bin a whole bag.
+
+    Args:
+        bag: folder or file.
+        config: the node's windows.
+        scale: size of the spike tensors as a fraction of the sensor's.
+        topic: of the event packets; the first there is by default.
+
+    Raises:
+        BagError: the bag cannot be read or has no such topic.
+        ValueError: a packet cannot be decoded.
+    """
+    with open_bag(bag) as reader:
+        infos = [info.name for info in reader.topics.values() if info.type == "sensor_msgs/msg/CameraInfo"]
+        expected = Expected(events_topic(reader, topic), infos[0] if infos else "")
+        stream = EventStream(config, lambda window: expected.windows.append(window.detach()), scale)
+        for message in reader.messages([expected.topic]):
+            stream.push(parse_event_packet(message.data))
+        expected.seconds = (reader.end_ns - reader.start_ns) / 1e9
+    expected.due, expected.empty = stream.windows.due, stream.windows.empty
+    expected.events, expected.sensor_size = stream.windows.events, stream.sensor_size
+    return expected

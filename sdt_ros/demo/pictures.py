@@ -1,0 +1,92 @@
+"""What the demo shows: event frames beside depth in colours, as PNG files and as an animation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sdt_ros.colormap import colorize
+
+MARGIN = 8
+LINE = 18
+BAR = 16
+INK, PAPER, ALARM = (20, 20, 20), (255, 255, 255), (190, 20, 20)
+ON, OFF = np.array([200, 30, 30]), np.array([30, 60, 200])
+
+
+def event_frame(spikes: np.ndarray) -> np.ndarray:
+    """Draw a window's spikes: ON red, OFF blue, the darker the more bins have one.
+
+    Args:
+        spikes: uint8 [T, 2, H, W].
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+    """
+    off, on = spikes.sum(0) / len(spikes)  # [H, W] each
+    white = np.array([255.0, 255, 255])
+    share = np.minimum(on + off, 1)[..., None]
+    colour = (on[..., None] * ON + off[..., None] * OFF) / np.maximum(on + off, 1e-9)[..., None]
+    shade = np.where(share > 0, 0.35 + 0.65 * share, 0)
+    return np.rint(white * (1 - shade) + colour * shade).astype(np.uint8)
+
+
+def panel(spikes: np.ndarray, depth: np.ndarray, near_m: float, far_m: float, title: str, alarm: str) -> Image.Image:
+    """One picture: events on the left, depth on the right, a scale in metres, and a line of text.
+
+    Args:
+        spikes: uint8 [T, 2, h, w].
+        depth: float32 [H, W] metres.
+        near_m: distance of the near end of the colours [m].
+        far_m: distance of the far end of the colours [m].
+        title: what is shown.
+        alarm: shown in red, if not empty.
+    """
+    height, width = depth.shape
+    events = Image.fromarray(event_frame(spikes)).resize((width, height), Image.Resampling.NEAREST)
+    head = MARGIN + LINE * (2 if alarm else 1)
+    canvas = Image.new("RGB", (2 * width + 3 * MARGIN, head + height + 2 * MARGIN + BAR + LINE), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(13)
+    draw.text((MARGIN, MARGIN // 2), title, INK, font)
+    if alarm:
+        draw.text((MARGIN, MARGIN // 2 + LINE), alarm, ALARM, font)
+    canvas.paste(events, (MARGIN, head))
+    canvas.paste(Image.fromarray(colorize(depth, near_m, far_m)), (width + 2 * MARGIN, head))
+    _scale(canvas, draw, font, (width + 2 * MARGIN, head + height + MARGIN, width), near_m, far_m)
+    draw.text((MARGIN, head + height + MARGIN), "events: ON red, OFF blue", INK, font)
+    return canvas
+
+
+def _scale(
+    canvas: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    place: tuple[int, int, int],
+    near_m: float,
+    far_m: float,
+) -> None:
+    left, top, width = place
+    metres = np.geomspace(near_m, far_m, width)[None].repeat(BAR, 0)
+    canvas.paste(Image.fromarray(colorize(metres, near_m, far_m)), (left, top))
+    marks = [mark for mark in (0.5, 1, 2, 5, 10, 20, 50, 100) if near_m <= mark <= far_m]
+    for mark in marks:
+        x = left + round(width * np.log(mark / near_m) / np.log(far_m / near_m))
+        label = f"{mark:g} m"
+        x = min(x, left + width - int(draw.textlength(label, font)))
+        draw.text((x, top + BAR), label, INK, font)
+
+
+def save(panels: list[Image.Image], folder: Path, stills: int, period_ms: float) -> list[Path]:
+    """Write some of the panels as PNG and all of them as an animated GIF; returns the files."""
+    chosen = sorted({round(k) for k in np.linspace(0, len(panels) - 1, stills)})
+    files = []
+    for index in chosen:
+        files.append(folder / f"depth_{index:04d}.png")
+        panels[index].save(files[-1])
+    files.append(folder / "animation.gif")
+    first, *rest = [image.quantize(128) for image in panels]
+    first.save(files[-1], save_all=True, append_images=rest, duration=max(20, round(period_ms)), loop=0)
+    return files

@@ -1,0 +1,159 @@
+"""The course of the demo: time the network, play the bag through the graph, judge and draw what arrived."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from sdt_ros.bags import BagError
+from sdt_ros.demo import graph, pictures
+from sdt_ros.demo.expected import Expected, expect
+from sdt_ros.events import WindowConfig
+from sdt_ros.runtime import DepthEstimator
+from sdt_ros.runtime.packaged import packaged_weights
+
+RATE_HZ = 20.0
+MIN_EVENTS = 100
+BUSY = 0.5  # share of the time that the network may be at work: replay and transport need some of the cores too
+START_S = 90.0  # for the node to load and warm its network, at most
+SETTLE_S = 5.0  # for the last depth image to arrive, at most
+STILLS = 6
+COLOURS_M = (0.5, 80.0)
+
+
+def show(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the demo; returns the content of `summary.json`.
+
+    Raises:
+        BagError, CheckpointError, DeviceError, GraphError, ValueError: what cannot be used, and why.
+    """
+    bag = args.bag or _patterns(args.out.parent / "recordings" / "patterns_346x260")
+    weights = args.weights or packaged_weights()
+    if weights is None:
+        estimator = DepthEstimator.untrained(args.preset, args.device)
+    else:
+        estimator = DepthEstimator.from_checkpoint(weights, args.device)
+    windows = WindowConfig(estimator.window_ms, estimator.bins, RATE_HZ, MIN_EVENTS)
+    expected = expect(bag, windows, estimator.card.input_scale, args.topic)
+    if not expected.windows:
+        raise BagError(f"{bag} has no window of {windows.window_ms:g} ms with {MIN_EVENTS} events or more")
+    untrained, network_ms = estimator.is_untrained, _network_ms(estimator, expected)
+    del estimator  # the node loads its own
+    rate = args.rate or min(1.0, max(0.01, round(BUSY * 1000 / RATE_HZ / network_ms, 2)))
+    print(f"{bag}: {len(expected.windows)} windows; the network takes {network_ms:.0f} ms each; replay at {rate:g}x")
+
+    node = {
+        "device": args.device, "preset": args.preset, "allow_untrained": str(untrained).lower(),
+        "rate_hz": RATE_HZ, "min_events": MIN_EVENTS,
+    }  # fmt: skip
+    if weights is not None:
+        node["weights"] = weights
+    received = _play(bag, rate, expected, node, args.out)
+    from sdt_ros.demo.verdict import summarize
+
+    summary: dict[str, Any] = {"recording": str(bag), "network_ms_alone": round(network_ms, 2)}
+    summary |= summarize(received, expected, rate)
+    panels = []
+    for window in tqdm(expected.windows, desc="pictures", unit="picture", leave=False, disable=None):
+        if window.stamp_ns in received.depth:
+            title = f"{bag.name}, {window.t_end_us / 1e6:.3f} s of the sensor's clock, {window.events} events"
+            alarm = "UNTRAINED WEIGHTS: what is shown on the right is not depth" if untrained else ""
+            panels.append(pictures.panel(window.spikes, received.depth[window.stamp_ns], *COLOURS_M, title, alarm))
+    if panels:
+        for old in args.out.glob("depth_*.png"):
+            old.unlink()
+        summary["pictures"] = [file.name for file in pictures.save(panels, args.out, STILLS, 1000 / RATE_HZ)]
+    return summary
+
+
+def _patterns(path: Path) -> Path:
+    if not path.exists():
+        from sdt_ros.simulation.patterns import write_pattern_bag
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(f"generating {path}")
+        write_pattern_bag(path, progress=True)
+    return path
+
+
+def _network_ms(estimator: DepthEstimator, expected: Expected) -> float:
+    """Median time of a window through the network, alone on the machine [ms]."""
+    windows = expected.windows[:6]
+    seconds = []
+    for window in windows:
+        began = time.perf_counter()
+        estimator(window.spikes, expected.sensor_size)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:] or seconds) * 1000
+
+
+def _play(bag: Path, rate: float, expected: Expected, node: dict[str, Any], out: Path) -> Any:
+    """Run node and replay as processes, watch the node's output; returns what was received."""
+    graph.prepare_environment()
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
+
+    from sdt_ros.demo.watcher import Watcher
+
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    processes: list[graph.Process] = []
+    try:
+        watcher = Watcher()
+        executor = SingleThreadedExecutor()
+        executor.add_node(watcher)
+        names = ["-r", f"~/events:={expected.topic}"]
+        if expected.info_topic:
+            names += ["-r", f"~/camera_info:={expected.info_topic}"]
+        settings = [part for name, value in node.items() for part in ("-p", f"{name}:={value}")]
+        depth = graph.Process("node", ["node", *names, *settings], out / "node.log")
+        processes.append(depth)
+        _wait_for_node(watcher, executor, depth, expected.topic)
+        topics = [expected.topic, *([expected.info_topic] if expected.info_topic else [])]
+        replay = graph.Process(
+            "replay",
+            ["replay", str(bag), "--rate", str(rate), "--wait-for-subscribers", "20", "--topics", *topics],
+            out / "replay.log",
+        )
+        processes.append(replay)
+        _watch(watcher, executor, depth, replay, len(expected.windows))
+        if depth.stop() != 0:
+            raise depth.failure("did not end cleanly")
+        return watcher.received
+    finally:
+        for process in processes:
+            process.stop()
+        rclpy.try_shutdown()
+
+
+def _wait_for_node(watcher: Any, executor: Any, depth: graph.Process, topic: str) -> None:
+    deadline = time.monotonic() + START_S
+    while not watcher.count_subscribers(topic):
+        executor.spin_once(timeout_sec=0.1)
+        if not depth.is_alive:
+            raise depth.failure("could not start")
+        if time.monotonic() > deadline:
+            raise depth.failure(f"did not subscribe to {topic} within {START_S:.0f} s")
+
+
+def _watch(watcher: Any, executor: Any, depth: graph.Process, replay: graph.Process, windows: int) -> None:
+    """Receive until the replay is over and all has arrived, or nothing more does."""
+    last_change, count = time.monotonic(), 0
+    with tqdm(total=windows, desc="depth images", unit="image", leave=False, disable=None) as bar:
+        while True:
+            executor.spin_once(timeout_sec=0.1)
+            replay.check()
+            if not depth.is_alive:
+                raise depth.failure("died")
+            if watcher.count > count:
+                bar.update(watcher.count - count)
+                count, last_change = watcher.count, time.monotonic()
+            if replay.is_alive:
+                last_change = time.monotonic()
+            elif time.monotonic() - last_change > (0.5 if count >= windows else SETTLE_S):
+                return

@@ -1,0 +1,166 @@
+"""What the node publishes for a window: depth, calibration, colours and statistics, all with one header."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from sdt_ros.calibration import Calibration
+from sdt_ros.colormap import colorize
+from sdt_ros.events import EventStream, SpikeWindow
+from sdt_ros.images import array_to_image
+from sdt_ros.inference import Ledger
+from sdt_ros.msg import Stats
+from sdt_ros.network import EnergyReport
+
+if TYPE_CHECKING:
+    from rclpy.lifecycle import LifecycleNode
+
+_RELIABLE = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE)
+_LATENCY_LIMIT_MS = 3_600_000.0  # further apart, stamp and clock are not of one time, as in a replay without /clock
+
+
+@dataclass(slots=True)
+class WindowTimes:
+    """When what happened to a window, on the monotonic clock [ns]."""
+
+    taken_ns: int = 0
+    estimated_ns: int = 0
+
+
+class Outputs:
+    """The node's publishers."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+
+        def publisher(kind: Any, name: str) -> Any:
+            return node.create_lifecycle_publisher(
+                kind, name, _RELIABLE, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+            )
+
+        self._image = publisher(Image, "~/depth/image_rect")
+        self._info = publisher(CameraInfo, "~/depth/camera_info")
+        self._color = publisher(Image, "~/depth/color")
+        self._stats = publisher(Stats, "~/stats")
+        self._calibration: Calibration | None = None
+        self._source: np.ndarray | None = None
+
+    def destroy(self) -> None:
+        """Remove the publishers from the node."""
+        for publisher in (self._image, self._info, self._color, self._stats):
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def depth(self, header: Header, depth: np.ndarray, calibration: Calibration | None) -> np.ndarray:
+        """Publish calibration and depth; returns the depth as published, float32 [H, W] metres.
+
+        With a calibration the image is rectified; pixels that the sensor does not see are NaN. Without one the image is
+        the sensor's, and camera_info says that it is not calibrated (K is zero).
+        """
+        if calibration is not None and (calibration.height, calibration.width) != depth.shape:
+            calibration = None
+        if calibration is not None and not calibration.is_rectified:
+            depth = self._rectified(depth, calibration)
+        self._info.publish(_camera_info(header, depth.shape, calibration))
+        self._image.publish(array_to_image(depth, "32FC1", header))
+        return depth
+
+    def color(self, header: Header, depth: np.ndarray, near_m: float, far_m: float) -> None:
+        """Publish depth in colours, if anybody looks."""
+        if self._color.get_subscription_count() > 0:
+            self._color.publish(array_to_image(colorize(depth, near_m, far_m), "rgb8", header))
+
+    def stats(self, message: Stats) -> None:
+        """Publish statistics."""
+        self._stats.publish(message)
+
+    def _rectified(self, depth: np.ndarray, calibration: Calibration) -> np.ndarray:
+        if calibration is not self._calibration:
+            self._calibration, self._source = calibration, calibration.rectification()
+        assert self._source is not None
+        padded = np.append(depth.reshape(-1), np.float32(np.nan))
+        return padded[self._source].reshape(depth.shape)
+
+
+def _camera_info(header: Header, shape: tuple[int, ...], calibration: Calibration | None) -> CameraInfo:
+    info = CameraInfo(header=header, height=shape[0], width=shape[1])
+    if calibration is not None:
+        info.distortion_model = "plumb_bob"
+        info.d = [0.0] * 5
+        info.k = calibration.p[:, :3].reshape(-1)
+        info.r = np.eye(3).reshape(-1)
+        info.p = calibration.p.reshape(-1)
+    return info
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the node itself counts since activation."""
+
+    published: int = 0
+    failed: int = 0
+
+
+def statistics(
+    header: Header, window: SpikeWindow, stream: EventStream, ledger: Ledger, totals: Totals, empty: int
+) -> Stats:
+    """Statistics of a window and of all since activation; runtime, rates and times are the caller's to add.
+
+    Args:
+        header: of the depth image.
+        window: the window, not yet released.
+        stream: where it came from.
+        ledger: of the inference thread.
+        totals: of the node.
+        empty: windows with too few events, as counted when the last window was offered.
+    """
+    message = Stats(header=header)
+    message.events = window.events
+    message.spikes = int(np.count_nonzero(window.spikes))
+    message.spike_density = message.spikes / window.spikes.size
+    message.decode_ms = window.decode_ns / 1e6
+    message.window = window.index
+    message.windows_published = totals.published
+    message.windows_skipped = ledger.skipped + totals.failed
+    message.windows_empty = empty
+    message.windows_due = ledger.offered - ledger.waiting + empty
+    message.packets_received = stream.packets.received
+    message.packets_lost = stream.packets.lost
+    message.packets_rejected = stream.packets.rejected
+    decoding, windows = stream.decoding, stream.windows
+    message.events_received = windows.events
+    message.events_outside = decoding.outside
+    message.events_late = windows.late
+    message.words_unknown = decoding.unknown
+    message.words_truncated = decoding.truncated
+    message.time_jumps = windows.time_jumps
+    message.stream_resets = stream.packets.restarts
+    return message
+
+
+def add_rates(message: Stats, report: EnergyReport | None) -> None:
+    """Put the last measured firing rates and energy into a message."""
+    message.energy_mj = math.nan
+    if report is not None:
+        message.firing_layers = list(report.firing_rates)
+        message.firing_rates = list(report.firing_rates.values())
+        message.energy_mj = math.nan if report.energy_mj is None else report.energy_mj
+
+
+def add_times(message: Stats, window: SpikeWindow, times: WindowTimes, ros_now_ns: int) -> None:
+    """Put the times that a window took into its message."""
+    now_ns = time.monotonic_ns()
+    message.wait_ms = (times.taken_ns - window.received_ns) / 1e6
+    message.network_ms = (times.estimated_ns - times.taken_ns) / 1e6
+    message.publish_ms = (now_ns - times.estimated_ns) / 1e6
+    message.latency_ms = (now_ns - window.received_ns) / 1e6
+    pipeline_ms = (ros_now_ns - window.stamp_ns) / 1e6
+    message.pipeline_latency_ms = pipeline_ms if abs(pipeline_ms) < _LATENCY_LIMIT_MS else math.nan

@@ -81,8 +81,9 @@ def test_generated_scenes_give_the_same_windows(encoding):
 @given(seed=st.integers(0, 2**32 - 1))
 def test_behind_lost_packets_the_same_events_are_dropped(seed):
     random = np.random.default_rng(seed)
-    packets = cut(encode("evt3", scene(seed, packets=15)), random, 6)
-    kept = [p for p in packets if random.random() < 0.8]
+    first, *others = encode("evt3", scene(seed, packets=15), first_seq=0)
+    # The first one is whole: the library does not tell times without events, with which our windows could begin.
+    kept = [first, *(p for p in cut(others, random, 6) if random.random() < 0.8)]
     _, native, external = assert_alike(kept, CUT_NS)
     assert native.decoding.dropped == external.decoding.dropped
 

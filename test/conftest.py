@@ -12,6 +12,8 @@ import pytest
 # apart by their process ids; 0 to 101 are the domains that Linux leaves free of ephemeral ports.
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+# Tests run networks too small for two threads, and processes beside each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 RECORDINGS = ("evt3_640x480", "libcaer_cmp_346x260", "libcaer_640x480")

@@ -4,6 +4,7 @@ Read `transformer.py` first, then its parts in the order of the data: `stem.py`,
 all of them made of `neurons.py` and `layers.py`.
 """
 
+import sdt_ros.threads  # noqa: F401  before torch is loaded
 from sdt_ros.network.card import Card, CheckpointError
 from sdt_ros.network.checkpoint import load_card, load_checkpoint, save_checkpoint
 from sdt_ros.network.config import NetworkConfig, get_preset, presets

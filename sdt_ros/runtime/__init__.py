@@ -1,5 +1,6 @@
 """The network's weights, run fast: spikes [T, 2, H, W] to metres [H, W]."""
 
+import sdt_ros.threads  # noqa: F401  before torch is loaded
 from sdt_ros.runtime.base import Runtime
 from sdt_ros.runtime.device import DeviceError, resolve_device
 from sdt_ros.runtime.eager import EagerRuntime

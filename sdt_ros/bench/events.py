@@ -30,7 +30,7 @@ from sdt_ros.events.encoder import ENCODINGS, PacketEncoder
 
 # The recordings are of quiet scenes: half a second of them has as many events as 50 ms of a busy one.
 WINDOWS = WindowConfig(window_ms=500.0, bins=4, rate_hz=2.0)
-PACKET_US = 4000  # of the packets made for the encodings that no recording has
+PACKET_US = 50_000  # of the packets made for the encodings that no recording has
 BUSY_BYTES = 1 << 20
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numba import int64, njit, uint64, uintp
 
 from sdt_ros.events.codecs import state as s
+from sdt_ros.events.codecs.bits import lowest_bit
 from sdt_ros.events.codecs.unroll import unroll
 from sdt_ros.events.sinks import Sink, emit, since, until
 
@@ -47,15 +48,14 @@ def decode(  # type: ignore[no-untyped-def]
             x = (upper >> 11) & 0x7FF
             y = upper & 0x7FF
             while mask != 0:
-                if mask & 1 != 0:
-                    if sync != s.ALL:
-                        state[s.UNSYNCED] += 1
-                    elif x < width and y < height:
-                        n = emit(sink, n, now, x, y, kind)
-                    else:
-                        state[s.OUTSIDE] += 1
-                x += 1
-                mask >>= 1
+                column = x + lowest_bit(mask)
+                mask &= mask - 1
+                if sync != s.ALL:
+                    state[s.UNSYNCED] += 1
+                elif column < width and y < height:
+                    n = emit(sink, n, now, column, y, kind)
+                else:
+                    state[s.OUTSIDE] += 1
         elif kind == TIME_HIGH:
             high = unroll(high, upper & 0xFFFFFFF, 28, 6)
             sync = s.ALL

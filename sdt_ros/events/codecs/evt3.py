@@ -9,6 +9,7 @@ import numpy as np
 from numba import int64, njit, uintp
 
 from sdt_ros.events.codecs import state as s
+from sdt_ros.events.codecs.bits import lowest_bit
 from sdt_ros.events.codecs.unroll import unroll
 from sdt_ros.events.sinks import Sink, emit, since, until
 
@@ -36,7 +37,7 @@ def decode(  # type: ignore[no-untyped-def]
         # no more than the time and the row; it leaves the first word that does to the general case below.
         if sync == s.ALL and unsettled == 0 and first != s.NO_TIME and row >= 0:
             same_high = (TIME_HIGH << 12) | ((high >> 12) & 0xFFF)
-            while i + 2 < end:
+            while i + 3 < end:
                 word = int64(words[uintp(i)])
                 code = word >> 12
                 if code == TIME_LOW:
@@ -49,6 +50,9 @@ def decode(  # type: ignore[no-untyped-def]
                     i += 1
                     if word >> 12 == ADDR_Y and after >> 12 == ADDR_X:
                         i += 2
+                        # A repeated TIME_HIGH often follows. Stepping over it without asking is faster than a jump
+                        # that cannot be foretold.
+                        i += int64(words[uintp(i)]) == same_high
                         row = word & 0x7FF
                         x = after & 0x7FF
                         if x < width and row < height:
@@ -120,15 +124,14 @@ def decode(  # type: ignore[no-untyped-def]
                 base += 12 if base >= 0 else 0
             known = sync == s.ALL and row >= 0 and x >= 0
             while mask != 0:
-                if mask & 1 != 0:
-                    if not known:
-                        state[s.UNSYNCED] += 1
-                    elif x < width and row < height:
-                        n = emit(sink, n, time, x, row, sign)
-                    else:
-                        state[s.OUTSIDE] += 1
-                x += 1
-                mask >>= 1
+                column = x + lowest_bit(mask)
+                mask &= mask - 1
+                if not known:
+                    state[s.UNSYNCED] += 1
+                elif column < width and row < height:
+                    n = emit(sink, n, time, column, row, sign)
+                else:
+                    state[s.OUTSIDE] += 1
 
         elif code == VECT_BASE_X:
             base = word & 0x7FF

@@ -9,6 +9,7 @@ import numpy as np
 from numba import int64, njit, uintp
 
 from sdt_ros.events.codecs import state as s
+from sdt_ros.events.codecs.bits import lowest_bit
 from sdt_ros.events.sinks import Sink, emit, since, until
 
 WORD = np.dtype("<u2")
@@ -63,17 +64,15 @@ def decode(  # type: ignore[no-untyped-def]
             else:
                 length = 8 if code == VECT_8 else 12
                 mask = word & ((1 << length) - 1)
-                y = base
                 while mask != 0:
-                    if mask & 1 != 0:
-                        if column < 0 or base < 0:
-                            state[s.UNSYNCED] += 1
-                        elif column < width and y < height:
-                            n = emit(sink, n, now, column, y, polarity)
-                        else:
-                            state[s.OUTSIDE] += 1
-                    y += 1
-                    mask >>= 1
+                    y = base + lowest_bit(mask)
+                    mask &= mask - 1
+                    if column < 0 or base < 0:
+                        state[s.UNSYNCED] += 1
+                    elif column < width and y < height:
+                        n = emit(sink, n, now, column, y, polarity)
+                    else:
+                        state[s.OUTSIDE] += 1
                 if base >= 0:
                     base += length
         elif code == TIME_HIGH:

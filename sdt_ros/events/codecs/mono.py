@@ -22,13 +22,14 @@ def decode(  # type: ignore[no-untyped-def]
     words: np.ndarray, start: int, time_base: int, width: int, height: int, state: np.ndarray, sink: Sink
 ):
     """Decode `words[start:]` until their end or until the sink pauses; returns (next word, events emitted)."""
+    zero, rest = time_base // 1000, uint64(time_base % 1000)
     time, first = state[s.TIME], state[s.FIRST]
     t_from, t_until = since(sink), until(sink)
     n, i, end = 0, start, words.size
     while i < end:
         word = words[uintp(i)]
         upper = int64(word >> uint64(32))
-        now = (time_base + int64(word & uint64(0xFFFFFFFF))) // 1000
+        now = zero + int64((rest + (word & uint64(0xFFFFFFFF))) // uint64(1000))
         if now < t_from or now >= t_until:
             state[s.STOP] = now
             break

@@ -65,11 +65,12 @@ class WindowSchedule:
     def __init__(self, config: WindowConfig) -> None:
         self._window_us = config.window_us
         self._bins = config.bins
-        self._period_us = config.period_us
+        # The period in whole numbers: this runs several times a window, and Fraction is slow.
+        self._numerator, self._denominator = config.period_us.numerator, config.period_us.denominator
 
     def end(self, k: int) -> int:
         """The time that window k ends before [us]."""
-        return (k * self._period_us.numerator) // self._period_us.denominator
+        return k * self._numerator // self._denominator
 
     def start(self, k: int) -> int:
         """The first time in window k [us]."""
@@ -77,17 +78,11 @@ class WindowSchedule:
 
     def first_from(self, t: int) -> int:
         """The first window that lies entirely at or behind t [us]."""
-        k = math.floor((t + self._window_us) / self._period_us)
-        while self.start(k) < t:
-            k += 1
-        return k
+        return -(-(t + self._window_us) * self._denominator // self._numerator)
 
     def ended_by(self, t: int) -> int:
         """The last window that has ended at time t [us]."""
-        k = math.floor(t / self._period_us) + 1
-        while self.end(k) > t:
-            k -= 1
-        return k
+        return -(-(t + 1) * self._denominator // self._numerator) - 1
 
     def edges(self, k: int) -> list[int]:
         """The T + 1 bounds of the bins of window k [us]; bin j holds edges[j] <= t < edges[j + 1]."""

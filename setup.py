@@ -28,6 +28,14 @@ setup(
         "ros": policy.ros_extra(),
         "bench": ["evt3>=0.4"],  # a peer to compare with
         # spikingjelly is a test dependency too, but asks for torchvision: the Makefile installs it without.
-        "test": ["pytest>=7.4", "hypothesis>=6.80", "mypy>=1.8", "ruff>=0.6", *policy.test_wheels()],
+        "test": [
+            "pytest>=7.4",
+            "hypothesis>=6.80",
+            "mypy>=1.8",
+            "ruff>=0.6",
+            "mcap>=1.1",
+            "lz4>=4.0",
+            *policy.test_wheels(),
+        ],
     },
 )

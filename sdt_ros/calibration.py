@@ -5,7 +5,7 @@ Source: REP 104 (CameraInfo) and the camera_calibration_parsers YAML.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -14,7 +14,9 @@ import numpy as np
 import yaml
 
 COEFFICIENTS = {"plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4}
-"""Distortion models, and the coefficients each has."""
+"""Distortion models, and how many coefficients each has."""
+
+_SAMPLES = 4000  # of the distortion along a ray, to find where it turns back
 
 
 class CalibrationError(ValueError):
@@ -45,10 +47,20 @@ class Calibration:
 
     @classmethod
     def from_message(cls, info: Any) -> Calibration | None:
-        """From a `sensor_msgs/msg/CameraInfo`; None where it says that the camera is not calibrated (K[0] is 0)."""
+        """From a `sensor_msgs/msg/CameraInfo`; None where it says that the camera is not calibrated (K[0] is 0).
+
+        Raises:
+            CalibrationError: the calibration cannot be used.
+        """
         k = np.array(info.k, float).reshape(3, 3)
         if k[0, 0] == 0:
             return None
+        roi = info.roi
+        if max(info.binning_x, info.binning_y) > 1 or (roi.width, roi.height) not in (
+            (0, 0),
+            (info.width, info.height),
+        ):
+            raise CalibrationError("CameraInfo: binning and regions of interest are not supported; calibrate without")
         r, p = np.array(info.r, float).reshape(3, 3), np.array(info.p, float).reshape(3, 4)
         return cls._checked(
             info.width, info.height, k, np.array(info.d, float), info.distortion_model, r, p, "CameraInfo"
@@ -91,55 +103,148 @@ class Calibration:
     ) -> Calibration:
         if np.any(d) and model not in COEFFICIENTS:
             raise CalibrationError(f"{name}: unknown distortion model {model!r}; known are {', '.join(COEFFICIENTS)}")
-        if not all(np.all(np.isfinite(matrix)) for matrix in (k, d, r, p)) or k[0, 0] <= 0 or k[1, 1] <= 0:
-            raise CalibrationError(f"{name}: focal lengths must be positive and all numbers finite; calibrate again")
+        if np.any(d[COEFFICIENTS.get(model, 0) :]):
+            raise CalibrationError(
+                f"{name}: {model} has {COEFFICIENTS[model]} coefficients, not {len(d)}; calibrate without the others"
+            )
         if not np.any(r):
             r = np.eye(3)
         if not np.any(p):
             p = np.hstack([k, np.zeros((3, 1))])
+        focal_lengths = (k[0, 0], k[1, 1], p[0, 0], p[1, 1])
+        if not all(np.all(np.isfinite(matrix)) for matrix in (k, d, r, p)) or min(focal_lengths) <= 0:
+            raise CalibrationError(f"{name}: focal lengths must be positive and all numbers finite; calibrate again")
+        if not np.allclose(r @ r.T, np.eye(3), atol=1e-3):
+            raise CalibrationError(f"{name}: the rectification matrix R is no rotation; calibrate again")
+        if not np.allclose(p[2, :3], (0, 0, 1)):
+            raise CalibrationError(
+                f"{name}: the third row of the projection matrix P must begin 0 0 1; calibrate again"
+            )
         return cls(width, height, k, d, model, r, p)
 
     @property
     def is_rectified(self) -> bool:
         """Whether the sensor's grid is already that of the rectified image."""
-        return not np.any(self.d) and np.array_equal(self.r, np.eye(3)) and np.allclose(self.p[:, :3], self.k)
+        return not self.is_distorted and np.array_equal(self.r, np.eye(3)) and np.allclose(self.p[:, :3], self.k)
 
-    def rectification(self) -> np.ndarray:
-        """Where each pixel of the rectified image lies on the sensor.
+    @property
+    def is_distorted(self) -> bool:
+        """Whether the lens is no pinhole; an equidistant one is none even with all coefficients at zero."""
+        return self.model == "equidistant" or bool(np.any(self.d))
+
+    def equals(self, other: Calibration | None) -> bool:
+        """Whether all numbers are the same."""
+        return other is not None and all(
+            np.array_equal(getattr(self, entry.name), getattr(other, entry.name)) for entry in fields(self)
+        )
+
+    def misfit(self, height: int, width: int) -> str:
+        """Why this is no calibration of a sensor of that size; empty where it is one."""
+        if (self.height, self.width) == (height, width):
+            return ""
+        return (
+            f"the calibration is for {self.width}x{self.height} px, the sensor has {width}x{height}: it is not used, "
+            "calibrate at the size that the camera sends"
+        )
+
+    def rectification(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each pixel of the rectified image lies on the sensor, and how its depth follows from the sensor's.
+
+        Depth is along the optical axis, and R turns that: the same point has another depth in the rectified frame.
 
         Returns:
-            intp [height * width]: index of the nearest sensor pixel, height * width where it lies off the sensor.
+            intp [height * width]: index of the nearest sensor pixel, height * width where the sensor does not see it.
+            float32 [height * width]: rectified depth over sensor depth.
         """
         rows, columns = np.mgrid[0 : self.height, 0 : self.width]
         rays = np.stack([columns, rows, np.ones_like(rows)], -1).reshape(-1, 3) @ np.linalg.inv(self.p[:, :3]).T
         rays = rays @ self.r  # back from the rectified frame: R is orthonormal
         in_front = rays[:, 2] > 0
-        x, y = (rays[:, :2] / np.where(in_front, rays[:, 2], 1)[:, None]).T
-        x, y = self._distorted(x, y)
-        u = np.rint(self.k[0, 0] * x + self.k[0, 1] * y + self.k[0, 2])
-        v = np.rint(self.k[1, 1] * y + self.k[1, 2])
+        z = np.where(in_front, rays[:, 2], 1.0)
+        x, y = (rays[:, :2] / z[:, None]).T
+        bent_x, bent_y = self._distorted(x, y)
+        u = np.rint(self.k[0, 0] * bent_x + self.k[0, 1] * bent_y + self.k[0, 2])
+        v = np.rint(self.k[1, 1] * bent_y + self.k[1, 2])
         seen = in_front & (u >= 0) & (u < self.width) & (v >= 0) & (v < self.height)
-        return np.where(seen, v * self.width + u, self.height * self.width).astype(np.intp)
+        seen &= np.hypot(x, y) <= self._widest(float(np.hypot(x, y)[in_front].max(initial=0.0)))
+        source = np.full(seen.size, seen.size, np.intp)
+        source[seen] = v[seen] * self.width + u[seen]
+        return source, (1 / z).astype(np.float32)
 
-    def _distorted(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if not np.any(self.d):
-            return x, y
+    def _widest(self, limit: float) -> float:
+        """The radius up to which distortion moves outward, at most `limit`.
+
+        Behind it a polynomial turns back, and would show the sensor's pixels a second time.
+        """
+        if not self.is_distorted or limit == 0:
+            return limit
+        radius = np.tan(np.linspace(0, np.arctan(limit), _SAMPLES))
+        turns = np.flatnonzero(np.diff(radius * self._radial(radius * radius)) <= 0)
+        return float(radius[turns[0]]) if turns.size else limit
+
+    def _radial(self, r2: np.ndarray) -> np.ndarray:
+        """Distorted over undistorted radius, without tangential parts."""
         d = np.zeros(8)
         d[: len(self.d)] = self.d[:8]
-        r2 = x * x + y * y
         if self.model == "equidistant":
             radius = np.sqrt(r2)
-            angle = np.arctan(radius)
-            a2 = angle * angle
-            bent = angle * (1 + a2 * (d[0] + a2 * (d[1] + a2 * (d[2] + a2 * d[3]))))
-            scale = np.where(radius > 1e-9, bent / np.maximum(radius, 1e-9), 1.0)
-            return x * scale, y * scale
-        k1, k2, p1, p2, k3, k4, k5, k6 = d
-        radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+            a2 = np.arctan(radius) ** 2
+            bent = np.arctan(radius) * (1 + a2 * (d[0] + a2 * (d[1] + a2 * (d[2] + a2 * d[3]))))
+            return np.where(radius > 1e-9, bent / np.maximum(radius, 1e-9), 1.0)
+        k1, k2, _, _, k3, k4, k5, k6 = d
+        with np.errstate(divide="ignore", invalid="ignore"):  # a pole far outside of the view
+            ratio: np.ndarray = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+        return ratio
+
+    def _distorted(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """From the pinhole image plane to the lens's, both at distance 1."""
+        if not self.is_distorted:
+            return x, y
+        r2 = x * x + y * y
+        radial = self._radial(r2)
+        if self.model == "equidistant":
+            return x * radial, y * radial
+        p1, p2 = (*self.d[2:4], 0.0, 0.0)[:2]
         return (
             x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
             y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y,
         )
+
+
+class CalibrationSource:
+    """The camera's calibration as known now: from a file, or from the last message.
+
+    Attributes:
+        current: the calibration; None while there is none.
+    """
+
+    def __init__(self) -> None:
+        self.current: Calibration | None = None
+        self._problem = ""
+
+    def clear(self) -> None:
+        """Forget it."""
+        self.current, self._problem = None, ""
+
+    def load(self, url: str) -> None:
+        """Take it from a file; see `Calibration.from_url`."""
+        self.current, self._problem = Calibration.from_url(url), ""
+
+    def take(self, info: Any) -> None:
+        """Take it from a `sensor_msgs/msg/CameraInfo`; one that cannot be used is a problem, not an error."""
+        try:
+            calibration, self._problem = Calibration.from_message(info), ""
+        except CalibrationError as error:
+            calibration, self._problem = None, str(error)
+        # Cameras repeat theirs many times a second: what has been worked out from it must stay good.
+        if calibration is None or not calibration.equals(self.current):
+            self.current = calibration
+
+    def problem(self, height: int, width: int) -> str:
+        """Why it cannot be used for a sensor of that size (0 where unknown); empty where it can, or there is none."""
+        if self._problem or self.current is None or not height:
+            return self._problem
+        return self.current.misfit(height, width)
 
 
 def _resolve(url: str) -> Path:

@@ -8,8 +8,8 @@ import numpy as np
 
 
 @lru_cache(maxsize=1)
-def _table() -> np.ndarray:
-    """Turbo from far to near, uint8 [256, 3], then black."""
+def table() -> np.ndarray:
+    """Turbo from far to near, then black, uint8 [257, 3]; the first call imports matplotlib, which takes a while."""
     from matplotlib import colormaps
 
     colours = colormaps["turbo"](np.linspace(0, 1, 256))[:, :3]
@@ -31,4 +31,4 @@ def colorize(depth: np.ndarray, near_m: float, far_m: float) -> np.ndarray:
     span = np.log(far_m / near_m)
     nearness = np.log(far_m / np.where(known, depth, far_m)) / span
     index = np.where(known, np.clip(nearness, 0, 1) * 255, 256).astype(np.intp)
-    return _table()[index]
+    return table()[index]

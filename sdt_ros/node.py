@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import signal
 import sys
 import threading
@@ -14,40 +13,24 @@ from typing import Any
 
 import numpy as np
 import rclpy
-import torch
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidParameterValueException, ParameterException
+from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.logging import LoggingSeverity
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo
-from std_msgs.msg import Header
 
 from event_camera_msgs.msg import EventPacket as EventPacketMessage
 from sdt_ros import parameters
-from sdt_ros.calibration import Calibration, CalibrationError
-from sdt_ros.diagnostics import Health, status
-from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
-from sdt_ros.inference import InferenceThread
-from sdt_ros.network import CheckpointError, EnergyReport
-from sdt_ros.outputs import Outputs, Totals, WindowTimes, add_rates, add_times, statistics
-from sdt_ros.runtime import DepthEstimator
-from sdt_ros.runtime.packaged import packaged_weights
-
-WARM_UP_SIZE = (260, 346)  # of the sensor, until the first packet tells it
-
-# As drivers offer it. A reliable subscription would match none of them.
-_EVENTS_QOS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=1000,
-    reliability=ReliabilityPolicy.BEST_EFFORT,
-    durability=DurabilityPolicy.VOLATILE,
-)
+from sdt_ros.calibration import CalibrationSource
+from sdt_ros.diagnostics import Health, Seconds, status
+from sdt_ros.events import EventPacket
+from sdt_ros.pipeline import Pipeline
 
 
 class DepthNode(LifecycleNode):
@@ -59,19 +42,16 @@ class DepthNode(LifecycleNode):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__("depth", **arguments)
+        self._pipeline: Pipeline | None = None
+        self._calibrations = CalibrationSource()
+        self._subscriptions_made: list[Any] = []
+        self._state = "unconfigured"
+        self._problem = self._rejection = ""
+        self._seconds = Seconds()
+        self._last_packet_ns = time.monotonic_ns()
         parameters.declare(self)
         self.config = parameters.read(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self._inference: InferenceThread | None = None
-        self._estimator: DepthEstimator | None = None
-        self._stream: EventStream | None = None
-        self._outputs: Outputs | None = None
-        self._subscriptions_made: list[Any] = []
-        self._calibration: Calibration | None = None
-        self._calibration_problem = ""
-        self._warmed_size: tuple[int, ...] = (0, 0)
-        self._state = "unconfigured"
-        self._reset_counts()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # On the steady clock: a stopped /clock is among what diagnostics must be able to report.
         self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -80,53 +60,42 @@ class DepthNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and warm the network, read the calibration, make the publishers."""
+        self._problem = ""
         try:
             self.config = parameters.read(self)
-            self._inference = InferenceThread(self._process)
-            self._estimator = self._inference.call(self._load)
-            self._make_stream()
             if self.config.camera_info_url:
-                self._calibration = Calibration.from_url(self.config.camera_info_url)
-            self._outputs = Outputs(self)
-        except (CheckpointError, CalibrationError, ImportError, RuntimeError, ValueError) as error:
-            self.get_logger().error(f"cannot configure: {error}")
+                self._calibrations.load(self.config.camera_info_url)
+            self._pipeline = Pipeline(self, self.config, self._calibrations)
+        except Exception as error:
             self._release()
-            return TransitionCallbackReturn.FAILURE
+            return self._refuse("configure", error)
         self._state = "inactive"
-        self.get_logger().info(f"configured: {self._estimator.describe()}")
-        if self._estimator.is_untrained:
+        self.get_logger().info(f"configured: {self._pipeline.estimator.describe()}")
+        if self._pipeline.estimator.is_untrained:
             self.get_logger().warning("UNTRAINED WEIGHTS: the depth has no meaning")
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe, with all counts at zero."""
-        assert self._inference is not None
-        self._make_stream()
-        self._inference.reset()
-        self._reset_counts()
-        result = super().on_activate(state)  # enables the publishers
-        self._subscriptions_made.append(
-            self.create_subscription(
-                EventPacketMessage,
-                "~/events",
-                self._on_packet,
-                _EVENTS_QOS,
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-        )
-        if not self.config.camera_info_url:
-            self._subscriptions_made.append(
-                self.create_subscription(CameraInfo, "~/camera_info", self._on_camera_info, qos_profile_sensor_data)
-            )
+        assert self._pipeline is not None
+        self._problem = self._rejection = ""
+        try:
+            self._pipeline.start_over()
+            self._subscribe()
+        except Exception as error:
+            self._unsubscribe()
+            return self._refuse("activate", error)
+        self._seconds.restart()
+        self._last_packet_ns = time.monotonic_ns()
         self._state = "active"
         self.get_logger().info(f"waiting for events on {self._subscriptions_made[0].topic_name}")
-        return result
+        return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and let the inference thread finish."""
         self._unsubscribe()
-        if self._inference is not None:
-            self._inference.flush()
+        if self._pipeline is not None:
+            self._pipeline.flush()
         self._state = "inactive"
         return super().on_deactivate(state)
 
@@ -153,70 +122,43 @@ class DepthNode(LifecycleNode):
         self._release()
         super().destroy_node()
 
-    def _load(self) -> DepthEstimator:
-        """Make and warm the estimator; runs in the inference thread."""
-        config = self.config
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        weights = Path(config.weights).expanduser() if config.weights else packaged_weights()
-        if weights is not None:
-            estimator = DepthEstimator.from_checkpoint(weights, config.device, bins=config.bins or None)
-        elif config.allow_untrained:
-            estimator = DepthEstimator.untrained(config.preset, config.device)
-        else:
-            raise ValueError(
-                "there are no weights: set weights to a checkpoint, or try without by allow_untrained:=true"
-            )
-        if estimator.is_untrained and not config.allow_untrained:
-            raise ValueError(f"{weights} is untrained: set weights to another checkpoint, or allow_untrained:=true")
-        if config.bins not in (0, estimator.bins):
-            raise ValueError(f"bins is {config.bins}, the network takes {estimator.bins}: set bins to 0")
-        if config.window_ms not in (0.0, estimator.window_ms):
-            self.get_logger().warning(
-                f"window_ms is {config.window_ms:g}, the network was made for {estimator.window_ms:g} ms"
-            )
-        scale = estimator.card.input_scale
-        self._warmed_size = tuple(max(1, round(side * scale)) for side in WARM_UP_SIZE)
-        estimator.warm_up(*self._warmed_size)
-        return estimator
+    def _refuse(self, transition: str, error: Exception) -> TransitionCallbackReturn:
+        """Say why a transition is not possible: rclpy takes exceptions without a word."""
+        known = isinstance(error, (RuntimeError, ValueError, ImportError, OSError, ParameterException))
+        self._problem = f"cannot {transition}: {error if known else repr(error)}"
+        self.get_logger().error(self._problem)
+        return TransitionCallbackReturn.FAILURE
 
-    def _release(self) -> None:
-        self._unsubscribe()
-        if self._inference is not None:
-            self._inference.stop()
-        if self._outputs is not None:
-            self._outputs.destroy()
-        self._inference = self._estimator = self._stream = self._outputs = self._calibration = None
+    def _subscribe(self) -> None:
+        # As drivers offer it: a reliable subscription would match none of them.
+        qos = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=1000,
+            reliability=ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.VOLATILE,
+        )
+        overridable = QoSOverridingOptions.with_default_policies()
+        self._subscriptions_made.append(
+            self.create_subscription(
+                EventPacketMessage, "~/events", self._on_packet, qos, qos_overriding_options=overridable
+            )
+        )
+        if not self.config.camera_info_url:
+            self._subscriptions_made.append(
+                self.create_subscription(CameraInfo, "~/camera_info", self._calibrations.take, qos_profile_sensor_data)
+            )
 
     def _unsubscribe(self) -> None:
         while self._subscriptions_made:
             self.destroy_subscription(self._subscriptions_made.pop())
 
-    def _make_stream(self) -> None:
-        """A stream with the parameters' windows that has seen nothing."""
-        estimator, config = self._estimator, self.config
-        assert estimator is not None
-        windows = WindowConfig(
-            window_ms=config.window_ms or estimator.window_ms,
-            bins=estimator.bins,
-            rate_hz=config.rate_hz,
-            min_events=config.min_events,
-        )
-        self._stream = EventStream(
-            windows, self._on_window, estimator.card.input_scale, config.decoder, on_notice=self._notice
-        )
-
-    def _notice(self, text: str) -> None:
-        self.get_logger().warning(text)
-
-    def _reset_counts(self) -> None:
-        self._totals = Totals()
-        self._empty = 0
-        self._report: EnergyReport | None = None
-        self._rejection = self._failure = ""
-        self._last_packet_ns = time.monotonic_ns()
-        self._last_stats: Any = None
-        self._last_counts: dict[str, int] = {}
+    def _release(self) -> None:
+        self._unsubscribe()
+        if self._pipeline is not None:
+            self._pipeline.stop()
+        self._pipeline = None
+        self._calibrations.clear()
+        self._seconds.restart()
 
     # --- input, in the executor's thread ------------------------------------------------------------------------------
 
@@ -235,136 +177,61 @@ class DepthNode(LifecycleNode):
             is_bigendian=message.is_bigendian,
             payload=np.frombuffer(message.events, np.uint8),
         )
-        stream, inference, estimator = self._stream, self._inference, self._estimator
-        assert stream is not None and inference is not None and estimator is not None
+        if self._pipeline is None:  # given up while the packet was on its way
+            return
         try:
-            stream.push(packet, received_ns)
-            if stream.spike_size != self._warmed_size:
-                # The first packet tells the size; the network gets used to it before the first window is complete.
-                self._warmed_size = size = stream.spike_size
-                inference.submit(lambda: estimator.warm_up(*size))
-        except ValueError as error:
+            self._pipeline.push(packet, received_ns)
+        except (ValueError, MemoryError) as error:
             if str(error) != self._rejection:
                 self._rejection = str(error)
                 self.get_logger().error(f"packet {packet.seq} rejected: {error}")
 
-    def _on_window(self, window: SpikeWindow) -> None:
-        assert self._inference is not None and self._stream is not None
-        self._empty = self._stream.windows.empty
-        self._inference.offer(window)
-
-    def _on_camera_info(self, info: CameraInfo) -> None:
-        try:
-            self._calibration = Calibration.from_message(info)
-            self._calibration_problem = ""
-        except CalibrationError as error:
-            self._calibration, self._calibration_problem = None, str(error)
-
-    # --- output, in the inference thread ------------------------------------------------------------------------------
-
-    def _process(self, window: SpikeWindow) -> None:
-        estimator, outputs, stream, inference = self._estimator, self._outputs, self._stream, self._inference
-        assert estimator is not None and outputs is not None and stream is not None and inference is not None
-        times = WindowTimes(taken_ns=time.monotonic_ns())
-        config = self.config
-        try:
-            every = config.rates_every
-            if every and self._totals.published % every == 1 % every:  # not the first window, which is slow already
-                depth, self._report = estimator.measured(window.spikes, stream.sensor_size)
-            else:
-                depth = estimator(window.spikes, stream.sensor_size)
-            times.estimated_ns = time.monotonic_ns()
-            seconds, nanoseconds = divmod(window.stamp_ns, 1_000_000_000)
-            header = Header(frame_id=config.frame_id or window.frame_id)
-            header.stamp.sec, header.stamp.nanosec = seconds, nanoseconds
-            published = outputs.depth(header, depth, self._calibration)
-            outputs.color(header, published, config.colormap_min_m, config.colormap_max_m)
-            self._totals.published += 1
-            stats = statistics(header, window, stream, inference.ledger, self._totals, self._empty)
-            stats.runtime = estimator.describe()
-            stats.trained = not estimator.is_untrained
-            stats.window_ms = stream.config.window_ms
-            add_rates(stats, self._report)
-            add_times(stats, window, times, self.get_clock().now().nanoseconds)
-            outputs.stats(stats)
-            self._last_stats = stats
-        except Exception as error:  # whatever the network meets, the next window may do better, and people must know
-            self._totals.failed += 1
-            if str(error) != self._failure:
-                self._failure = str(error)
-                self.get_logger().error(f"no depth for the window at {window.stamp_ns} ns: {error}")
-        finally:
-            window.release()
-
     # --- parameters and diagnostics -----------------------------------------------------------------------------------
 
-    def _on_set_parameters(self, changes: list[Parameter]) -> Any:
-        result, config = parameters.check(self.config, changes, configured=self._estimator is not None)
-        if result.successful and config != self.config:
-            before, self.config = self.config, config
-            windows_changed = (before.rate_hz, before.min_events) != (config.rate_hz, config.min_events)
-            if self._stream is not None and windows_changed:
-                self._stream.reconfigure(
-                    dataclasses.replace(self._stream.config, rate_hz=config.rate_hz, min_events=config.min_events)
-                )
+    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        result, config = parameters.check(self.config, changes, configured=self._pipeline is not None)
+        if result.successful and self._pipeline is not None:
+            try:
+                self._pipeline.reconfigure(config)
+            except ValueError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+        if result.successful:
+            self.config = config
         return result
 
     def _publish_diagnostics(self) -> None:
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
-        stats = self._last_stats
-        hardware = stats.header.frame_id if stats is not None else ""
-        array.status = [status(self._health(), f"{self.get_fully_qualified_name()[1:]}: depth from events", hardware)]
+        name = f"{self.get_fully_qualified_name()[1:]}: depth from events"
+        stats = None if self._pipeline is None else self._pipeline.last_stats
+        array.status = [status(self._health(), name, "" if stats is None else stats.header.frame_id)]
         self._diagnostics.publish(array)
 
     def _health(self) -> Health:
-        stream, inference, stats = self._stream, self._inference, self._last_stats
-        counts = dict.fromkeys(("packets", "lost", "rejected", "events", "published", "failed", "skipped", "empty"), 0)
-        if stream is not None and inference is not None:
-            counts["packets"] = stream.packets.received
-            counts["lost"] = stream.packets.lost
-            counts["rejected"] = stream.packets.rejected
-            counts["events"] = stream.windows.events
-            counts["empty"] = stream.windows.empty
-            counts["skipped"] = inference.ledger.skipped
-            counts["published"] = self._totals.published
-            counts["failed"] = self._totals.failed
-        second = {name: value - self._last_counts.get(name, 0) for name, value in counts.items()}
-        self._last_counts = counts
-        subscription = self._subscriptions_made[0] if self._subscriptions_made else None
-        calibration = self._calibration
-        problem = self._calibration_problem
-        height, width = (0, 0) if stream is None else stream.sensor_size
-        if calibration is not None and height and (calibration.height, calibration.width) != (height, width):
-            problem = (
-                f"the calibration is for {calibration.width}x{calibration.height} px, the sensor has "
-                f"{width}x{height}: it is not used"
-            )
+        config, pipeline = self.config, self._pipeline
+        if pipeline is None:
+            return Health(state=self._state, problem=self._problem)
+        topic = self._subscriptions_made[0].topic_name if self._subscriptions_made else ""
+        calibration_problem = self._calibrations.problem(*pipeline.stream.sensor_size)
+        stats, total = pipeline.last_stats, pipeline.counts()
         return Health(
             state=self._state,
-            runtime="" if self._estimator is None else self._estimator.describe(),
-            untrained=self._estimator is not None and self._estimator.is_untrained,
+            problem=self._problem,
+            runtime=pipeline.estimator.describe(),
+            untrained=pipeline.estimator.is_untrained,
+            topic=topic,
+            publishers=self.count_publishers(topic) if topic else 0,
             silence_s=(time.monotonic_ns() - self._last_packet_ns) / 1e9,
-            max_silence_s=self.config.max_silence_s,
-            publishers=0 if subscription is None else self.count_publishers(subscription.topic_name),
-            topic="" if subscription is None else subscription.topic_name,
-            calibrated=calibration is not None and not problem,
-            calibration_problem=problem,
-            packets=second["packets"],
-            packets_lost=second["lost"],
-            packets_lost_total=counts["lost"],
-            packets_rejected=second["rejected"],
+            max_silence_s=config.max_silence_s,
+            calibrated=self._calibrations.current is not None and not calibration_problem,
+            calibration_problem=calibration_problem,
             rejection=self._rejection,
-            due=second["published"] + second["failed"] + second["skipped"] + second["empty"],
-            published=second["published"],
-            skipped=second["skipped"],
-            empty=second["empty"],
-            failed=second["failed"],
-            failure=self._failure,
-            events=second["events"],
+            failure=pipeline.failure,
             latency_ms=0.0 if stats is None else stats.latency_ms,
             network_ms=0.0 if stats is None else stats.network_ms,
-            period_ms=1000.0 / self.config.rate_hz,
+            period_ms=1000.0 / config.rate_hz,
+            second=self._seconds.passed(total),
+            total=total,
         )
 
 
@@ -379,17 +246,17 @@ def main(args: Sequence[str] | None = None) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
-    node = None
     try:
+        rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
         node = DepthNode()
-        return _serve(node, stop)
-    except (ParameterException, InvalidParameterValueException, ValueError) as error:
-        rclpy.logging.get_logger("depth").log(f"cannot start: {error}", LoggingSeverity.FATAL)
+    except (RuntimeError, ValueError, ParameterException, NameValidationException) as error:
+        rclpy.logging.get_logger("depth").fatal(f"cannot start: {error}")
+        rclpy.try_shutdown()
         return 1
+    try:
+        return _serve(node, stop)
     finally:
-        if node is not None:
-            node.destroy_node()
+        node.destroy_node()
         rclpy.try_shutdown()
 
 

@@ -14,7 +14,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from sdt_ros.calibration import Calibration
-from sdt_ros.colormap import colorize
+from sdt_ros.colormap import colorize, table
 from sdt_ros.events import EventStream, SpikeWindow
 from sdt_ros.images import array_to_image
 from sdt_ros.inference import Ledger
@@ -24,7 +24,6 @@ from sdt_ros.network import EnergyReport
 if TYPE_CHECKING:
     from rclpy.lifecycle import LifecycleNode
 
-_RELIABLE = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _LATENCY_LIMIT_MS = 3_600_000.0  # further apart, stamp and clock are not of one time, as in a replay without /clock
 
 
@@ -41,23 +40,36 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
-
-        def publisher(kind: Any, name: str) -> Any:
-            return node.create_lifecycle_publisher(
-                kind, name, _RELIABLE, qos_overriding_options=QoSOverridingOptions.with_default_policies()
-            )
-
-        self._image = publisher(Image, "~/depth/image_rect")
-        self._info = publisher(CameraInfo, "~/depth/camera_info")
-        self._color = publisher(Image, "~/depth/color")
-        self._stats = publisher(Stats, "~/stats")
+        self._publishers: list[Any] = []
+        table()  # made before windows have to wait for it
+        try:
+            self._image = self._publisher(Image, "~/depth/image_rect")
+            self._info = self._publisher(CameraInfo, "~/depth/camera_info")
+            self._color = self._publisher(Image, "~/depth/color")
+            self._stats = self._publisher(Stats, "~/stats")
+        except BaseException:
+            self.destroy()
+            raise
         self._calibration: Calibration | None = None
         self._source: np.ndarray | None = None
+        self._scale: np.ndarray | None = None
+
+    def _publisher(self, kind: Any, name: str) -> Any:
+        # A profile for each: rclpy writes a topic's overrides into it.
+        reliable = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        overridable = QoSOverridingOptions.with_default_policies()
+        publisher = self._node.create_lifecycle_publisher(kind, name, reliable, qos_overriding_options=overridable)
+        self._publishers.append(publisher)
+        return publisher
 
     def destroy(self) -> None:
         """Remove the publishers from the node."""
-        for publisher in (self._image, self._info, self._color, self._stats):
-            self._node.destroy_lifecycle_publisher(publisher)
+        while self._publishers:
+            self._node.destroy_lifecycle_publisher(self._publishers.pop())
+
+    def now_ns(self) -> int:
+        """ROS time [ns since the epoch]."""
+        return int(self._node.get_clock().now().nanoseconds)
 
     def depth(self, header: Header, depth: np.ndarray, calibration: Calibration | None) -> np.ndarray:
         """Publish calibration and depth; returns the depth as published, float32 [H, W] metres.
@@ -65,7 +77,7 @@ class Outputs:
         With a calibration the image is rectified; pixels that the sensor does not see are NaN. Without one the image is
         the sensor's, and camera_info says that it is not calibrated (K is zero).
         """
-        if calibration is not None and (calibration.height, calibration.width) != depth.shape:
+        if calibration is not None and calibration.misfit(*depth.shape):
             calibration = None
         if calibration is not None and not calibration.is_rectified:
             depth = self._rectified(depth, calibration)
@@ -84,10 +96,11 @@ class Outputs:
 
     def _rectified(self, depth: np.ndarray, calibration: Calibration) -> np.ndarray:
         if calibration is not self._calibration:
-            self._calibration, self._source = calibration, calibration.rectification()
-        assert self._source is not None
+            self._calibration = calibration
+            self._source, self._scale = calibration.rectification()
+        assert self._source is not None and self._scale is not None
         padded = np.append(depth.reshape(-1), np.float32(np.nan))
-        return padded[self._source].reshape(depth.shape)
+        return (padded[self._source] * self._scale).reshape(depth.shape)
 
 
 def _camera_info(header: Header, shape: tuple[int, ...], calibration: Calibration | None) -> CameraInfo:

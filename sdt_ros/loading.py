@@ -1,0 +1,43 @@
+"""From parameters to an estimator that is ready to run: which weights, and whether they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sdt_ros.parameters import NodeConfig
+from sdt_ros.runtime import DepthEstimator
+from sdt_ros.runtime.packaged import packaged_weights
+
+_DEFAULT_THREADS = torch.get_num_threads()
+
+
+def load_estimator(config: NodeConfig, on_notice: Callable[[str], None]) -> DepthEstimator:
+    """Load the network that the parameters ask for; in the thread that is to run it.
+
+    Args:
+        config: the parameters.
+        on_notice: takes a line of text about what is odd and yet possible.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged or does not fit.
+        DeviceError: the GPU asked for is not there.
+        ValueError: there are no weights and untrained ones are not allowed, or bins are not the network's.
+    """
+    torch.set_num_threads(config.threads or _DEFAULT_THREADS)
+    weights = Path(config.weights).expanduser() if config.weights else packaged_weights()
+    if weights is not None:
+        estimator = DepthEstimator.from_checkpoint(weights, config.device, bins=config.bins or None)
+    elif config.allow_untrained:
+        estimator = DepthEstimator.untrained(config.preset, config.device)
+    else:
+        raise ValueError("there are no weights: set weights to a checkpoint, or try without by allow_untrained:=true")
+    if estimator.is_untrained and not config.allow_untrained:
+        raise ValueError(f"{weights} is untrained: set weights to another checkpoint, or allow_untrained:=true")
+    if config.bins not in (0, estimator.bins):
+        raise ValueError(f"bins is {config.bins}, the network takes {estimator.bins}: set bins to 0")
+    if config.window_ms not in (0.0, estimator.window_ms):
+        on_notice(f"window_ms is {config.window_ms:g}, the network was made for {estimator.window_ms:g} ms")
+    return estimator

@@ -1,0 +1,178 @@
+"""The way from packets to published depth: a stream, a network, and the one thread that runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+from std_msgs.msg import Header
+
+from sdt_ros.calibration import CalibrationSource
+from sdt_ros.diagnostics import Counts
+from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
+from sdt_ros.inference import InferenceThread
+from sdt_ros.loading import load_estimator
+from sdt_ros.msg import Stats
+from sdt_ros.network import EnergyReport
+from sdt_ros.outputs import Outputs, Totals, WindowTimes, add_rates, add_times, statistics
+from sdt_ros.parameters import NodeConfig
+from sdt_ros.runtime import DepthEstimator
+
+if TYPE_CHECKING:
+    from rclpy.lifecycle import LifecycleNode
+
+WARM_UP_SIZE = (260, 346)  # of the sensor, until the first packet tells it
+
+
+class Pipeline:
+    """Decodes and bins packets in the caller's thread, makes and publishes depth in its own.
+
+    Attributes:
+        estimator: the network.
+        stream: from packets to windows; a new one after each `start_over`.
+        last_stats: the statistics published last, since then.
+        failure: how the network last failed on a window; empty where it never did.
+    """
+
+    def __init__(self, node: LifecycleNode, config: NodeConfig, calibrations: CalibrationSource) -> None:
+        """Load and warm the network, make the publishers.
+
+        Raises:
+            CheckpointError, DeviceError, ImportError, ValueError: what the parameters ask for is not possible.
+        """
+        self._config = config
+        self._calibrations = calibrations
+        self._logger = node.get_logger()
+        self._outputs: Outputs | None = None
+        self._inference = InferenceThread(self._process)
+        try:
+            self.estimator: DepthEstimator = self._inference.call(self._load)
+            self._outputs = Outputs(node)
+            self.start_over()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _load(self) -> DepthEstimator:
+        estimator = load_estimator(self._config, self._notice)
+        scale = estimator.card.input_scale
+        self._warmed_size = tuple(max(1, round(side * scale)) for side in WARM_UP_SIZE)
+        self._is_warming = False
+        estimator.warm_up(*self._warmed_size)
+        return estimator
+
+    def start_over(self) -> None:
+        """Take a stream with the parameters' windows that has seen nothing, and count from zero.
+
+        Raises:
+            ValueError: these windows are not possible.
+            ImportError: the decoder asked for is not installed.
+        """
+        config, estimator = self._config, self.estimator
+        windows = WindowConfig(
+            window_ms=config.window_ms or estimator.window_ms,
+            bins=estimator.bins,
+            rate_hz=config.rate_hz,
+            min_events=config.min_events,
+        )
+        self.stream = EventStream(
+            windows, self._on_window, estimator.card.input_scale, config.decoder, on_notice=self._notice
+        )
+        self._inference.reset()
+        self._totals = Totals()
+        self._empty = 0  # windows with too few events, as counted when the last window was offered
+        self._report: EnergyReport | None = None
+        self.last_stats: Stats | None = None
+        self.failure = ""
+
+    def reconfigure(self, config: NodeConfig) -> None:
+        """Take other parameters from now on.
+
+        Raises:
+            ValueError: windows at that rate are not possible; nothing has changed.
+        """
+        windows = dataclasses.replace(self.stream.config, rate_hz=config.rate_hz, min_events=config.min_events)
+        if windows != self.stream.config:
+            self.stream.reconfigure(windows)
+        self._config = config
+
+    def push(self, packet: EventPacket, received_ns: int) -> None:
+        """Take the next packet, received at that time on the monotonic clock [ns].
+
+        Raises:
+            ValueError: the packet cannot be read.
+            MemoryError: there is not enough for windows of the packet's size.
+        """
+        self.stream.push(packet, received_ns)
+        # The first packet tells the size; the network gets used to it before the first window is complete.
+        if self.stream.spike_size != self._warmed_size and not self._is_warming:
+            self._warmed_size, self._is_warming = self.stream.spike_size, True
+            self._inference.submit(self._warm_up)
+
+    def flush(self) -> None:
+        """Wait until the window in the network is done; one that waits is given up."""
+        self._inference.flush()
+
+    def stop(self) -> None:
+        """End the thread and remove the publishers."""
+        self._inference.stop()
+        if self._outputs is not None:
+            self._outputs.destroy()
+
+    def counts(self) -> Counts:
+        """What was counted since the last `start_over`."""
+        return Counts.of(self.stream, self._inference.ledger, self._totals)
+
+    def _notice(self, text: str) -> None:
+        self._logger.warning(text, throttle_duration_sec=1.0)
+
+    def _on_window(self, window: SpikeWindow) -> None:
+        self._empty = self.stream.windows.empty
+        self._inference.offer(window)
+
+    # --- in the inference thread --------------------------------------------------------------------------------------
+
+    def _warm_up(self) -> None:
+        size = self._warmed_size
+        try:
+            self.estimator.warm_up(*size)
+        except Exception as error:
+            self._logger.error(f"the network cannot take windows of {size[1]}x{size[0]} px: {error}")
+        finally:
+            self._is_warming = False
+
+    def _process(self, window: SpikeWindow) -> None:
+        try:
+            self._publish(window)
+        except Exception as error:  # whatever the network meets, the next window may do better, and people must know
+            self._totals.failed += 1
+            if str(error) != self.failure:
+                self.failure = str(error)
+                self._logger.error(f"no depth for the window at {window.stamp_ns} ns: {error}")
+        finally:
+            window.release()
+
+    def _publish(self, window: SpikeWindow) -> None:
+        estimator, stream, outputs, config = self.estimator, self.stream, self._outputs, self._config
+        assert outputs is not None
+        times = WindowTimes(taken_ns=time.monotonic_ns())
+        every = config.rates_every
+        if every and self._totals.published % every == 1 % every:  # not the first window, which is slow already
+            depth, self._report = estimator.measured(window.spikes, stream.sensor_size)
+        else:
+            depth = estimator(window.spikes, stream.sensor_size)
+        times.estimated_ns = time.monotonic_ns()
+        header = Header(frame_id=config.frame_id or window.frame_id)
+        header.stamp.sec, header.stamp.nanosec = divmod(window.stamp_ns, 1_000_000_000)
+        published = outputs.depth(header, depth, self._calibrations.current)
+        outputs.color(header, published, config.colormap_min_m, config.colormap_max_m)
+        self._totals.published += 1
+        stats = statistics(header, window, stream, self._inference.ledger, self._totals, self._empty)
+        stats.runtime = estimator.describe()
+        stats.trained = not estimator.is_untrained
+        stats.window_ms = stream.config.window_ms
+        add_rates(stats, self._report)
+        add_times(stats, window, times, outputs.now_ns())
+        outputs.stats(stats)
+        self.last_stats = stats

@@ -290,18 +290,18 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="set a parameter")
     parser.add_argument("-r", "--remap", action="append", default=[], metavar="FROM:=TO", help="remap a topic")
-    parser.add_argument("--params-file", type=Path, metavar="FILE", help="YAML file with parameters")
+    parser.add_argument("--params-file", type=Path, metavar="FILE", help="YAML file with parameters; -p wins")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `sdt node`; returns the exit code."""
     rules = ["--ros-args"]
+    if args.params_file is not None:  # before the single ones: what comes last wins
+        rules += ["--params-file", str(args.params_file)]
     for flag, values in (("-p", args.param), ("-r", args.remap)):
         for value in values:
             rules += [flag, value]
-    if args.params_file is not None:
-        rules += ["--params-file", str(args.params_file)]
     return main(["sdt", *rules])
 
 

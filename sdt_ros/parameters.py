@@ -58,6 +58,10 @@ class NodeConfig:
                 raise ValueError(f"{entry.name} is {value!r}; choose one of {', '.join(notes['choices'])}")
             if notes["low"] is not None and not notes["low"] <= value <= notes["high"]:
                 raise ValueError(f"{entry.name} is {value}, outside of {notes['low']} to {notes['high']}")
+        if 0 < self.window_ms < 1:
+            raise ValueError(
+                f"window_ms is {self.window_ms}; 0 takes what the network was trained with, else 1 or more"
+            )
         if self.colormap_min_m >= self.colormap_max_m:
             raise ValueError(
                 f"colormap_min_m is {self.colormap_min_m}, not below colormap_max_m, {self.colormap_max_m}"

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,15 @@ from sensor_msgs.msg import CameraInfo, Image
 from event_camera_msgs.msg import EventPacket as EventPacketMessage
 from sdt_ros.bags import open_bag, parse_event_packet, serialize_event_packet
 from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
+from sdt_ros.parameters import NodeConfig
 from sdt_ros.simulation.patterns import EVENTS_TOPIC, write_pattern_bag
 
 HEIGHT, WIDTH = 96, 128
 RATE_HZ, MIN_EVENTS = 20.0, 100
+DEFAULTS = {entry.name: entry.default for entry in fields(NodeConfig) if entry.name != "autostart"}
 UNTRAINED = {
-    "allow_untrained": True, "preset": "sdt_tiny", "device": "cpu", "weights": "", "camera_info_url": "",
-    "rates_every": 5, "rate_hz": RATE_HZ, "min_events": MIN_EVENTS, "max_silence_s": 1.0, "frame_id": "",
+    **DEFAULTS, "allow_untrained": True, "preset": "sdt_tiny", "device": "cpu", "rates_every": 5,
+    "rate_hz": RATE_HZ, "min_events": MIN_EVENTS,
 }  # fmt: skip
 """Parameters of a small network on the CPU, as every test begins with them."""
 

@@ -76,6 +76,7 @@ def test_setting_the_present_value_is_never_refused() -> None:
         ("min_events", -1),
         ("max_silence_s", 0.0),
         ("rates_every", -1),
+        ("window_ms", 0.5),
         ("threads", 257),
         ("bins", 65),
         ("preset", "huge"),

@@ -1,0 +1,64 @@
+"""Depth on the rectified grid, as the node publishes it."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from sdt_ros.bags import BagReader, deserialize
+from sdt_ros.calibration import Calibration, CalibrationError
+
+INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+
+_log = logging.getLogger(__name__)
+
+
+class Rectifier:
+    """Brings depth from the sensor's grid to the rectified one, where the recording has a calibration that says so.
+
+    Attributes:
+        text: what is done and why, for reports.
+    """
+
+    def __init__(self, calibration: Calibration | None, source: str) -> None:
+        self._calibration = calibration
+        self._grid: tuple[np.ndarray, np.ndarray] | None = None
+        self.text = f"no calibration on {source}: depth is on the sensor's grid"
+        if calibration is not None:
+            how = "already the rectified one" if calibration.is_rectified else "rectified by it, nearest neighbour"
+            self.text = f"calibration of {source}: the sensor's grid is {how}"
+
+    @classmethod
+    def from_bag(cls, bag: BagReader, events_topic: str, info_topic: str | None = None) -> Rectifier:
+        """Take the first calibration of a topic; by default of `camera_info` beside the events.
+
+        Raises:
+            BagError: there is no topic of the name given.
+        """
+        topic = info_topic or events_topic.rpartition("/")[0] + "/camera_info"
+        if info_topic is None and getattr(bag.topics.get(topic), "type", None) != INFO_TYPE:
+            return cls(None, topic)
+        for message in bag.messages([topic]):
+            try:
+                return cls(Calibration.from_message(deserialize(message.type, message.data)), topic)
+            except CalibrationError as error:  # the node goes on without it too
+                _log.warning("%s: %s is not used: %s", bag.path, topic, error)
+                break
+        return cls(None, topic)
+
+    def __call__(self, depth: np.ndarray) -> np.ndarray:
+        """Depth [H, W] float32 metres on the rectified grid; NaN where the sensor does not see."""
+        calibration = self._calibration
+        if calibration is None or calibration.is_rectified:
+            return depth
+        if misfit := calibration.misfit(*depth.shape):
+            _log.warning("%s", misfit)
+            self._calibration, self.text = None, misfit
+            return depth
+        if self._grid is None:
+            self._grid = calibration.rectification()
+        source, scale = self._grid
+        padded = np.append(depth.reshape(-1), np.float32(np.nan))
+        rectified: np.ndarray = (padded[source] * scale).reshape(depth.shape)
+        return rectified

@@ -1,0 +1,156 @@
+"""`sdt eval` as its users run it: the same figures each time, both schedules, files, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_bag import EVENTS_TOPIC, HEIGHT, PACKET_NS, START_NS, TRUTH_TOPIC, WIDTH, ramp, stamps_20hz, write_bag
+
+from sdt_ros.bags import open_bag, parse_event_packet, spike_windows
+from sdt_ros.cli import main
+from sdt_ros.evaluation import METRICS, frame_metrics, protocols
+from sdt_ros.events import PacketDecoder
+from sdt_ros.runtime import DepthEstimator
+
+UNTRAINED = ("--untrained", "sdt_tiny", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bag(tmp_path_factory.mktemp("bags") / "ramp")
+
+
+@pytest.fixture(scope="module")
+def scored(bag: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, str]:
+    """The folder with everything that a run writes, its figures, and what it printed."""
+    out = tmp_path_factory.mktemp("out")
+    files = ("--save", str(out), "--json", str(out / "figures.json"))
+    ended = subprocess.run(
+        [sys.executable, "-m", "sdt_ros.cli", "eval", str(bag), *UNTRAINED, *files],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return out, json.loads((out / "figures.json").read_text()), ended.stdout
+
+
+def test_two_runs_are_equal_to_the_last_bit(bag: Path, scored: tuple[Path, dict, str], tmp_path: Path):
+    out, first, _ = scored
+    time.sleep(2.1)  # zip files keep times in steps of two seconds: none must show
+    assert main(["eval", str(bag), *UNTRAINED, "--save", str(tmp_path), "--json", str(tmp_path / "again.json")]) == 0
+    assert (tmp_path / "ramp.npz").read_bytes() == (out / "ramp.npz").read_bytes()
+    again = json.loads((tmp_path / "again.json").read_text())
+    del again["timing"]
+    assert again == {name: value for name, value in first.items() if name != "timing"}
+
+
+def test_depth_is_saved_and_is_what_was_scored(scored: tuple[Path, dict, str]):
+    out, content, _ = scored
+    with np.load(out / "ramp.npz") as saved:
+        depth, stamps = saved["depth"], saved["stamp"]
+    assert (depth.dtype, depth.shape, stamps.dtype) == (np.float32, (len(stamps), HEIGHT, WIDTH), np.int64)
+    # The first truth comes 50 ms after the start: its window would begin before the events.
+    assert stamps.tolist() == stamps_20hz(1)[1:] and content["counts"]["windows_before_events"] == 1
+    assert [frame["truth_stamp_ns"] for frame in content["frames"]] == stamps.tolist()
+    rows = []
+    for one, stamp, frame in zip(depth, stamps, content["frames"], strict=True):
+        chosen = protocols["mvsec"].select(one, ramp(t_s=(stamp - START_NS) / 1e9))
+        rows.append(frame_metrics(chosen.prediction, chosen.truth))
+        assert frame["pixels"] == chosen.truth.size and {name: frame[name] for name in METRICS} == rows[-1]
+    for name in METRICS:
+        assert content["metric"]["network"][name] == pytest.approx(np.mean([row[name] for row in rows]), rel=1e-12)
+
+
+def test_depth_at_the_truth_is_that_of_the_events_before_its_stamp(bag: Path, scored: tuple[Path, dict, str]):
+    """Against a plain reckoning: all events at once, and the clock's offset from the packets up to the stamp."""
+    out, content, _ = scored
+    decoder, packets = PacketDecoder(), []
+    with open_bag(bag) as reader:
+        for message in reader.messages([EVENTS_TOPIC]):
+            packet = parse_event_packet(message.data)
+            events = decoder.decode(packet.encoding, packet.width, packet.height, packet.time_base, packet.payload)
+            packets.append((packet.stamp_ns, events))
+    every = np.concatenate([events for _, events in packets])
+    estimator = DepthEstimator.untrained("sdt_tiny", "cpu")
+    saved = np.load(out / "ramp.npz")
+    for number in (0, 9, 17):
+        stamp = int(saved["stamp"][number])
+        # Packets are stamped at their end, 2 ms after their first event at most: so much is sensor time behind.
+        offset = min(sent - int(events["t"][0]) * 1000 for sent, events in packets if sent <= stamp)
+        assert START_NS < offset <= START_NS + PACKET_NS
+        edges = [math.ceil((stamp - offset) / 1000) - 50_000 + 12_500 * k for k in range(5)]
+        spikes = np.zeros((4, 2, HEIGHT, WIDTH), np.uint8)
+        for k in range(4):
+            inside = every[(every["t"] >= edges[k]) & (every["t"] < edges[k + 1])]
+            spikes[k, inside["p"], inside["y"], inside["x"]] = 1
+        assert content["frames"][number]["spike_density"] == spikes.mean()
+        np.testing.assert_array_equal(saved["depth"][number], estimator(spikes))
+
+
+def test_figures_say_what_they_are_of(scored: tuple[Path, dict, str]):
+    _, content, printed = scored
+    assert printed.startswith("*** UNTRAINED WEIGHTS") and printed.count("UNTRAINED WEIGHTS") == 2
+    assert content["trained"] is False and content["settings"]["protocol"]["far_m"] == 80
+    assert set(content["metric"]) == set(content["median_scaled"]) == {"network", "constant median", "mean map"}
+    # The truth shrinks by 10 % a second: the map of means is close, one depth for all is not.
+    assert content["metric"]["mean map"]["abs_rel"] < 0.04 < 0.5 < content["metric"]["constant median"]["abs_rel"]
+    assert content["median_scaled"]["mean map"]["abs_rel"] < 0.001
+    assert sum(band["pixel_share"] for band in content["bands"]) == pytest.approx(1)
+    assert content["energy_mj"] > 0 and len(content["firing_rates"]) > 5 and content["windows_measured"] == 1
+    assert content["counts"]["pixels"] == sum(frame["pixels"] for frame in content["frames"])
+    assert content["counts"]["missing_share"] == 0 and content["versions"]["torch"]
+
+
+def test_schedule_node_scores_the_nearest_truth(bag: Path, tmp_path: Path):
+    options = ("--schedule", "node", "--rate-hz", "40", "--save", str(tmp_path), "--json", str(tmp_path / "a.json"))
+    assert main(["eval", str(bag), *UNTRAINED, *options]) == 0
+    content = json.loads((tmp_path / "a.json").read_text())
+    estimator = DepthEstimator.untrained("sdt_tiny", "cpu")
+    windows = list(spike_windows(bag, rate_hz=40.0, min_events=100))
+    with np.load(tmp_path / "ramp.npz") as saved:
+        assert saved["stamp"].tolist() == [window.stamp_ns for window in windows]
+        for depth, window in zip(saved["depth"], windows, strict=True):
+            np.testing.assert_array_equal(depth, estimator(window.spikes))
+    # Every other window has no truth within 12.5 ms, the others one at 2 ms.
+    counts = content["counts"]
+    assert counts["frames_scored"] == 18 and counts["depth_unmatched"] == counts["depth_images"] - 18 > 15
+    for frame in content["frames"]:
+        assert abs(frame["stamp_ns"] - frame["truth_stamp_ns"]) < 3_000_000
+
+
+def test_truth_of_half_the_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    half = write_bag(tmp_path / "half", 0.3, depth=lambda t_s: ramp(HEIGHT // 2, WIDTH // 2, t_s))
+    assert main(["eval", str(half), *UNTRAINED, "--json", str(tmp_path / "a.json")]) == 0
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["truth_size"] == [48, 64] and content["frames"][0]["pixels"] < 48 * 64
+    capsys.readouterr()
+    odd = write_bag(tmp_path / "odd", 0.3, depth=lambda t_s: ramp(HEIGHT, WIDTH - 28, t_s))
+    assert main(["eval", str(odd), *UNTRAINED]) == 1
+    assert f"{odd}: {TRUTH_TOPIC}, image 0: the truth is 100x96 px, the sensor 128x96" in capsys.readouterr().err
+
+
+def test_what_cannot_be_scored_is_refused(bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def refused(*arguments: str) -> str:
+        assert main(["eval", *arguments]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("sdt eval: ") and error.count("\n") == 1
+        return error
+
+    missing = refused(str(bag), *UNTRAINED, "--truth-topic", "/truth")
+    assert f"{bag} has no topic /truth; there are: " in missing and EVENTS_TOPIC in missing and TRUTH_TOPIC in missing
+    assert "has no topic /dvs" in refused(str(bag), *UNTRAINED, "--events-topic", "/dvs")
+    assert "there is no bag at" in refused(str(tmp_path / "nothing"), *UNTRAINED)
+    assert "--weights, or try without by --untrained" in refused(str(bag), "--device", "cpu")
+    assert "large" in refused(str(bag), "--untrained", "large")
+    assert "fewer events than --min-events 1000000" in refused(str(bag), *UNTRAINED, "--min-events", "1000000")
+    assert "rows is 0" in refused(str(bag), *UNTRAINED, "--rows", "0")
+    later = write_bag(tmp_path / "later", 0.2, [START_NS + 10**12, START_NS + 10**12 + 1], lambda t_s: ramp())
+    for schedule in ("truth", "node"):
+        error = refused(str(later), *UNTRAINED, "--schedule", schedule)
+        assert str(later) in error and "1700001000.000 s, images 0 to 1" in error and "one clock" in error

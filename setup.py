@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT / "interfaces"))
 import policy  # noqa: E402
 from generate import BuildInterfaces, MessagePackage  # noqa: E402
 
+DATASETS = ["h5py>=3.8", "hdf5plugin>=4.0"]  # DSEC and MVSEC are hdf5, DSEC with blosc and zstd
+
 if policy.builds_interfaces():
     BuildInterfaces.packages = [
         MessagePackage("sdt_ros", ROOT),
@@ -26,6 +28,7 @@ setup(
     cmdclass={"build_ext": BuildInterfaces},
     extras_require={
         "ros": policy.ros_extra(),
+        "datasets": DATASETS,
         "bench": ["evt3>=0.4"],  # a peer to compare with
         # spikingjelly is a test dependency too, but asks for torchvision: the Makefile installs it without.
         "test": [
@@ -35,6 +38,7 @@ setup(
             "ruff>=0.6",
             "mcap>=1.1",
             "lz4>=4.0",
+            *DATASETS,
             *policy.test_wheels(),
         ],
     },

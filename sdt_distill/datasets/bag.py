@@ -1,0 +1,287 @@
+"""Any ROS 2 bag with events, and depth or frames: what a robot records, and what `sdt simulate` writes."""
+
+from __future__ import annotations
+
+import os
+import struct
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdt_ros.bags import BagError, BagReader, deserialize, events_topic, open_bag, parse_event_packet
+from sdt_ros.calibration import Calibration, CalibrationError
+from sdt_ros.events import EventPacket, PacketDecoder, SensorClock
+from sdt_ros.images import depth_to_metres, image_to_array
+
+from .binning import bin_edges, bin_events, plain_cells
+from .coverage import covered
+from .errors import DatasetError, broken
+from .files import check_increasing
+from .sample import Sample, SampleConfig, SequenceReader
+
+IMAGE_TYPE, INFO_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
+_BEFORE_NS, _AFTER_NS = 500_000_000, 200_000_000  # packets around a window: for the clock, and for late ones
+_FRAME_TOLERANCE_NS = 25_000_000
+
+
+class BagSequence(SequenceReader):
+    """One bag. A window is read from the packets around it; their stamps say where it lies in ROS time.
+
+    Topics: the first of EventPacket; depth is the first image topic with `depth` in its name; frames the first other.
+    A bag without depth gives samples at its frames, with depth all NaN.
+    """
+
+    format = "bag"
+    parts = ("topics", "stamps", "span", "indices", "frame_stamps")
+
+    def __init__(self, path: Path, name: str, config: SampleConfig) -> None:
+        super().__init__(path, name, config)
+        self._bag: BagReader | None = None
+        self._pid = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bag": None, "_pid": 0}
+
+    @cached_property
+    def topics(self) -> dict[str, str]:
+        """Topics of `events`, and of `depth` and `frames` where there are any."""
+        bag = self._open()
+        try:
+            found = {"events": events_topic(bag)}
+        except BagError as error:
+            raise broken(self.where, self.path, str(error), "record the topic of the camera driver") from None
+        images = [info.name for info in bag.topics.values() if info.type == IMAGE_TYPE and info.count]
+        depth = [name for name in images if "depth" in name and "color" not in name]
+        frames = [name for name in images if "depth" not in name]
+        if not images:
+            there = ", ".join(f"{info.name} ({info.type})" for info in bag.topics.values())
+            raise broken(
+                self.where, self.path, f"the bag has neither depth nor frames ({IMAGE_TYPE}); there are: {there}",
+                "record one of them with the events",
+            )  # fmt: skip
+        found |= {"depth": depth[0]} if depth else {}
+        return found | ({"frames": frames[0]} if frames else {})
+
+    @cached_property
+    def stamps(self) -> np.ndarray:
+        """Header stamp and record time of each depth image, or of each frame if there is no depth, int64 [N, 2] ns."""
+        return self._stamps("depth" if "depth" in self.topics else "frames")
+
+    @cached_property
+    def frame_stamps(self) -> np.ndarray | None:
+        """The same of the frames; None where there are none."""
+        return self._stamps("frames") if self.config.frames and "frames" in self.topics else None
+
+    @property
+    def all_indices(self) -> np.ndarray:
+        """Numbers of all depth images."""
+        return np.arange(len(self.stamps), dtype=np.int64)
+
+    @cached_property
+    def span(self) -> tuple[int, int]:
+        """When the first packet of events begins and the last ends, in ROS time [us]."""
+        first = last = None
+        for message in self._messages(self.topics["events"]):
+            last = message.data
+            first = first or last
+        if first is None or last is None:
+            raise broken(self.where, self.path, f"{self.topics['events']} has no packets", "record the events again")
+        times = self._decode(PacketDecoder(), self._packet(last))["t"]
+        duration = int(times[-1] - times[0]) if times.size else 0
+        return self._packet(first).stamp_ns // 1000, self._packet(last).stamp_ns // 1000 + duration
+
+    @cached_property
+    def indices(self) -> np.ndarray:
+        """Numbers of the depth images that have events before them."""
+        ends = self.stamps[:, 0] // 1000
+        whole = covered(self.where, self.path, ends, self.config.window_us, *self.span)
+        return self.all_indices[whole]
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the sensor [px]."""
+        for message in self._messages(self.topics["events"]):
+            packet = self._packet(message.data)
+            return packet.height, packet.width
+        raise broken(self.where, self.path, f"{self.topics['events']} has no packets", "record the events again")
+
+    @property
+    def intrinsics(self) -> np.ndarray | None:
+        """Of the event camera, from the CameraInfo beside depth or events; None where there is none."""
+        return None if self._calibration is None else self._calibration.p[:, :3]
+
+    @property
+    def _distorted(self) -> bool:
+        return self._calibration is not None and self._calibration.is_distorted
+
+    @cached_property
+    def _calibration(self) -> Calibration | None:
+        bag = self._open()
+        folders = [topic.rsplit("/", 1)[0] for key in ("events", "depth") if (topic := self.topics.get(key))]
+        for folder in folders:
+            info = bag.topics.get(f"{folder}/camera_info")
+            if info is None or info.type != INFO_TYPE:
+                continue
+            for message in self._messages(info.name):
+                try:
+                    calibration = Calibration.from_message(deserialize(INFO_TYPE, message.data))
+                except (BagError, CalibrationError) as error:
+                    raise broken(self.where, self.path, f"{info.name}: {error}", "record it again") from None
+                if calibration is None or (calibration.height, calibration.width) != self.size:
+                    break
+                return calibration
+        return None
+
+    def notes(self) -> list[str]:
+        """What is worth knowing."""
+        lacks = [key for key in ("depth", "frames") if key not in self.topics]
+        bent = ["events and frames are as the lens bends them, nothing is rectified"] if self._distorted else []
+        unknown = [] if self.intrinsics is not None else ["no intrinsics (CameraInfo of the events' size)"]
+        return [*super().notes(), *(f"no {key}" for key in lacks), *unknown, *bent]
+
+    def read_depth(self, index: int) -> np.ndarray:
+        """Depth [m], float32 [H, W], NaN where unknown; all NaN in a bag without depth."""
+        if "depth" not in self.topics:
+            return np.full(self.size, np.nan, np.float32)
+        try:
+            depth = depth_to_metres(self._image("depth", self.stamps[index]), use_cv_bridge=False)
+        except (BagError, ValueError) as error:
+            raise broken(
+                self.where, self.path, f"{self.topics['depth']}: {error}", "record the depth again", index
+            ) from None
+        if depth.shape != self.size:
+            raise broken(
+                self.where, self.path,
+                f"{self.topics['depth']} has {depth.shape[1]}x{depth.shape[0]} px, the events "
+                f"{self.size[1]}x{self.size[0]}", "record depth that is aligned to the event camera", index,
+            )  # fmt: skip
+        return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
+
+    def read_spikes(self, stamp_ns: int, index: int | None = None) -> tuple[np.ndarray, int]:
+        """Spikes of the window before a ROS time, uint8 [T, 2, H, W], and its end on the sensor's clock [us]."""
+        decoder, clock = PacketDecoder(), SensorClock()
+        parts: list[np.ndarray] = []
+        start = stamp_ns - self.config.window_us * 1000 - _BEFORE_NS
+        for message in self._messages(self.topics["events"], start, stamp_ns + _AFTER_NS):
+            packet = self._packet(message.data, index)
+            events = self._decode(decoder, packet, index)
+            if events.size:
+                clock.update(packet.stamp_ns, int(events["t"][0]))
+                parts.append(events)
+        if not parts:
+            return np.zeros((self.config.bins, 2, *self.size), np.uint8), stamp_ns // 1000
+        t_end = (stamp_ns - clock.to_ros(0)) // 1000
+        edges = bin_edges(t_end, self.config.window_us, self.config.bins)
+        inside = [part for part in parts if part["t"].max() >= edges[0] and part["t"].min() < edges[-1]]
+        spikes = np.zeros((self.config.bins, 2, *self.size), np.uint8)
+        for e in inside:
+            spikes |= bin_events(e["t"], e["x"], e["y"], e["p"], plain_cells(*self.size), self.size, edges)
+        return spikes, t_end
+
+    def read(self, index: int) -> Sample:
+        """The sample of a depth image's number."""
+        stamp_ns = int(self.stamps[index, 0])
+        spikes, t_end_us = self.read_spikes(stamp_ns, index)
+        intrinsics = self.intrinsics
+        return Sample(
+            spikes=spikes,
+            depth=self.read_depth(index),
+            t_end_us=t_end_us,
+            stamp_ns=stamp_ns,
+            sequence=self.name,
+            index=index,
+            frame=self._read_frame(stamp_ns),
+            intrinsics=None if intrinsics is None else intrinsics.copy(),
+        )
+
+    def close(self) -> None:
+        """Close the bag."""
+        if self._bag is not None and self._pid == os.getpid():
+            self._bag.close()
+        self._bag = None
+
+    def _open(self) -> BagReader:
+        if self._bag is None or self._pid != os.getpid():
+            try:
+                self._bag = open_bag(self.path)
+            except BagError as error:
+                raise DatasetError(f"{self.where}: {error}") from None
+            self._pid = os.getpid()
+        return self._bag
+
+    def _messages(self, topic: str, start_ns: int | None = None, stop_ns: int | None = None) -> Any:
+        try:
+            yield from self._open().messages([topic], start_ns, stop_ns)
+        except BagError as error:
+            raise DatasetError(f"{self.where}: {error}") from None
+
+    def _packet(self, data: bytes, index: int | None = None) -> EventPacket:
+        try:
+            return parse_event_packet(data)
+        except BagError as error:
+            raise broken(
+                self.where, self.path, f"{self.topics['events']}: {error}", "record the events again", index
+            ) from None
+
+    def _decode(self, decoder: PacketDecoder, packet: EventPacket, index: int | None = None) -> np.ndarray:
+        try:
+            return decoder.decode(
+                packet.encoding, packet.width, packet.height, packet.time_base, packet.payload, packet.is_bigendian
+            )
+        except ValueError as error:
+            raise broken(
+                self.where, self.path, f"{self.topics['events']}: {error}", "record the events again", index
+            ) from None
+
+    def _stamps(self, key: str) -> np.ndarray:
+        times = [(header_stamp_ns(m.data), m.timestamp_ns) for m in self._messages(self.topics[key])]
+        stamps = np.array(times, np.int64).reshape(-1, 2)
+        check_increasing(self.where, self.path, stamps[:, 0], f"stamps of {self.topics[key]}", "ns")
+        return stamps
+
+    def _image(self, key: str, times: np.ndarray) -> Any:
+        stamp_ns, recorded_ns = (int(time) for time in times)
+        for message in self._messages(self.topics[key], recorded_ns, recorded_ns + 1):
+            if header_stamp_ns(message.data) == stamp_ns:
+                return deserialize(IMAGE_TYPE, message.data)
+        raise broken(self.where, self.path, f"{self.topics[key]} has lost its image at {stamp_ns} ns", "copy it again")
+
+    def _read_frame(self, stamp_ns: int) -> np.ndarray | None:
+        """The frame nearest in time, uint8 [H, W] or [H, W, 3] RGB; None where none is near or of the events' size."""
+        times = self.frame_stamps
+        if times is None or not len(times):
+            return None
+        k = int(np.argmin(np.abs(times[:, 0] - stamp_ns)))
+        if abs(int(times[k, 0]) - stamp_ns) > _FRAME_TOLERANCE_NS:
+            return None
+        message = self._image("frames", times[k])
+        try:
+            pixels = image_to_array(message, use_cv_bridge=False)
+        except ValueError as error:
+            raise broken(
+                self.where, self.path, f"{self.topics['frames']}: {error}", "record the frames again", k
+            ) from None
+        if pixels.dtype != np.uint8 or pixels.shape[:2] != self.size:
+            return None
+        return np.ascontiguousarray(pixels[..., ::-1] if message.encoding == "bgr8" else pixels)
+
+
+def header_stamp_ns(data: bytes) -> int:
+    """Stamp of a message that begins with a header, from its CDR bytes [ns]; nothing else is decoded."""
+    if len(data) < 12:
+        raise DatasetError(f"a message of {len(data)} bytes has no header; record it again")
+    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] else ">iI", data, 4)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+
+def find_bags(root: Path) -> list[Path]:
+    """Bags at or below a path: bag folders, or bare files outside of them."""
+    if root.is_file():
+        return [root] if root.suffix in (".mcap", ".db3") else []
+    if (root / "metadata.yaml").is_file():
+        return [root]
+    folders = sorted(p.parent for p in root.glob("*/metadata.yaml"))
+    bare = sorted(p for pattern in ("*.mcap", "*.db3") for p in root.glob(pattern))
+    return folders + bare

@@ -1,0 +1,104 @@
+"""`sdt-distill data check`: says what a folder is, what is missing or broken in it, and shows a sample."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .check import check
+from .errors import DatasetError
+from .picture import sample_picture
+from .registry import FORMATS, LAYOUTS, detect, select
+from .sample import SampleConfig
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `data` and its commands to the command line."""
+    parser = subparsers.add_parser("data", help="say what a data set folder is, and what is missing or broken in it")
+    commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
+    checker = commands.add_parser(
+        "check",
+        help="read everything in a folder, report what is missing or broken",
+        description="Read everything in a folder and report what is missing or broken, file by file.",
+        epilog=f"layouts:\n{LAYOUTS}\n\nexit codes: 0 sound, 1 broken, 2 wrong arguments",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    checker.add_argument("dir", type=Path, metavar="DIR", help="a data set, one recording of it, or a bag")
+    checker.add_argument("--dataset", choices=FORMATS, help="its format (default: what the folder looks like)")
+    checker.add_argument("--split", metavar="NAME", help="only the recordings of a published split")
+    checker.add_argument(
+        "--samples", type=_positive, metavar="N", help="read N samples of each recording (default: all)"
+    )
+    checker.add_argument(
+        "--window-ms", type=float, default=50.0, metavar="MS", help="duration of windows (default: 50)"
+    )
+    checker.add_argument("--bins", type=int, default=4, metavar="T", help="time bins of a window (default: 4)")
+    checker.add_argument("--picture", type=Path, metavar="FILE.png", help="write a sample: events, frame, depth")
+    checker.add_argument(
+        "--sample", type=int, metavar="K", help="which one (default: the middle of the first recording)"
+    )
+    checker.add_argument("--json", type=Path, metavar="FILE", help="write the findings to this file too")
+    checker.set_defaults(run=run_check)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Check a folder; 0 sound, 1 broken, 2 wrong arguments."""
+    try:
+        config = SampleConfig(window_ms=args.window_ms, bins=args.bins)
+        if not args.dir.exists():
+            raise ValueError(f"there is nothing at {args.dir}")
+        name = args.dataset or detect(args.dir)
+        if name is None:
+            raise ValueError(f"{args.dir} is no data set that is known here; expected is\n{LAYOUTS}")
+        readers = select(args.dir, name, config, args.split)
+    except ValueError as error:
+        print(f"sdt-distill data check: {error}", file=sys.stderr)
+        return 2
+    try:
+        report = check(args.dir, name, readers, args.samples, progress=sys.stderr.isatty())
+    except ImportError as error:
+        print(f"sdt-distill data check: {error}", file=sys.stderr)
+        return 2
+    print(report.text())
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+    sound = report.sound
+    if args.picture:
+        sound = _write_picture(args, readers) and sound
+    return 0 if sound else 1
+
+
+def _write_picture(args: argparse.Namespace, readers: list[Any]) -> bool:
+    """Write the sample asked for, or the first that can be read; whether there is one."""
+    reasons = []
+    skip = args.sample
+    for reader in readers:
+        try:
+            count = len(reader)
+            if skip is not None and skip >= count:
+                skip -= count
+                continue
+            sample = reader.read(int(reader.indices[count // 2 if skip is None else skip]))
+        except (DatasetError, IndexError) as error:
+            reasons.append(str(error))
+            continue
+        finally:
+            reader.close()
+        args.picture.parent.mkdir(parents=True, exist_ok=True)
+        sample_picture(sample).save(args.picture)
+        print(f"{args.picture}: {sample.sequence}, index {sample.index}")
+        return True
+    why = reasons[0] if reasons else f"there is no sample {args.sample}"
+    print(f"sdt-distill data check: no picture: {why}", file=sys.stderr)
+    return False
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value

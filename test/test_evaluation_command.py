@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from evaluation_bag import EVENTS_TOPIC, HEIGHT, PACKET_NS, START_NS, TRUTH_TOPI
 
 from sdt_ros.bags import open_bag, parse_event_packet, spike_windows
 from sdt_ros.cli import main
-from sdt_ros.evaluation import METRICS, frame_metrics, protocols
+from sdt_ros.evaluation import METRICS, frame_metrics, panels, protocols
 from sdt_ros.events import PacketDecoder
 from sdt_ros.runtime import DepthEstimator
 
@@ -122,6 +125,70 @@ def test_schedule_node_scores_the_nearest_truth(bag: Path, tmp_path: Path):
     assert counts["frames_scored"] == 18 and counts["depth_unmatched"] == counts["depth_images"] - 18 > 15
     for frame in content["frames"]:
         assert abs(frame["stamp_ns"] - frame["truth_stamp_ns"]) < 3_000_000
+
+
+class Page(HTMLParser):
+    """What a page refers to, and whether its elements close in order."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "data")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_report_is_one_page_that_needs_nothing_else(bag: Path, scored: tuple[Path, dict, str], tmp_path: Path):
+    files = [tmp_path / "one.html", tmp_path / "two.html"]
+    for file in files:
+        assert main(["eval", str(bag), *UNTRAINED, "--report", str(file)]) == 0
+    one, two = (re.sub(r"<footer>.*</footer>", "", file.read_text()) for file in files)
+    assert one == two, "all but the time it took is the same each time"
+    page = Page(one)
+    assert not page.open and page.tags["svg"] == 3 and not page.tags["script"] + page.tags["link"]
+    assert page.sources and all(source.startswith(("data:image/png;base64,", "#")) for source in page.sources)
+    assert "url(http" not in one and "@import" not in one
+    assert page.tags["img"] == 6 * 4 + 2 * 3, "six frames in four pictures, and their scales twice"
+    content = scored[1]
+    assert "UNTRAINED WEIGHTS" in page.text and "Scores when the scale is given away" in page.text
+    for guess in ("network", "constant median", "mean map"):
+        assert f"{content['metric'][guess]['abs_rel']:.4f}" in page.text
+    for band in content["bands"]:
+        assert f"{band['network']['abs_rel']:.4f}" in page.text
+    highest = max(content["frames"], key=lambda frame: frame["abs_rel"])
+    assert f"stamp {highest['stamp_ns']} ns" in page.text.partition("Worst frames")[2].partition("events,")[2][:40]
+    assert content["versions"]["torch"] in page.text and "packets lost" in page.text
+
+
+def test_pictures_show_depth_and_errors_by_colour():
+    truth = np.array([[4.0, 4, 4, 4, np.nan]])
+    prediction = np.array([[4.0, 40, 0.4, 4, 4]])
+    mask = np.array([[True, True, True, False, False]])
+    right, far, near, unscored, unknown = panels.error(prediction, truth, mask)[0].astype(int)
+    assert right.min() > 230 and far[2] > far[0] + 50 and near[0] > near[2] + 50
+    assert unscored.tolist() == unknown.tolist() == [236, 236, 232]
+    shown = panels.depth(np.array([[1.0, 80.0, np.nan, np.inf, 0]]), 1, 80)[0].astype(int)
+    assert shown[0][0] > shown[0][2] and shown[1][2] > shown[1][0], "near red, far blue"
+    assert shown[2:].tolist() == [[236, 236, 232]] * 3
 
 
 def test_truth_of_half_the_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -18,7 +18,7 @@ def add_parser(subparsers: Any) -> None:
         help="score depth from a recording against its truth",
         description="Run the network over a bag's events, offline, and score its depth against the bag's depth images.",
         epilog="Exit codes: 0 scored, 1 cannot be scored, 2 wrong arguments, 130 interrupted. "
-        "Example: sdt eval recording.mcap --weights net.safetensors",
+        "Example: sdt eval recording.mcap --weights net.safetensors --report report.html",
     )
     parser.add_argument("bag", type=Path, help="bag folder, or one .db3 or .mcap file")
     network = parser.add_mutually_exclusive_group()
@@ -42,6 +42,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write depth and stamps there, one npz")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write one self-contained HTML page to FILE")
     parser.set_defaults(run=run)
 
 
@@ -113,6 +114,11 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         if args.json is not None:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        if args.report is not None:
+            from sdt_ros.evaluation.report import page
+
+            args.report.parent.mkdir(parents=True, exist_ok=True)
+            args.report.write_text(page(content, predictions, truth, scores, protocol), encoding="utf-8")
         print(table(content))
         if args.save is not None:
             print(f"depth: {args.save / f'{args.bag.stem}.npz'}")

@@ -12,27 +12,26 @@ UNTRAINED = "UNTRAINED WEIGHTS: these are the scores of random numbers, not of d
 
 
 def number(value: float | None) -> str:
-    """A score in four digits or so; a dash where there is none."""
+    """A score in as many digits as are worth reading; a dash where there is none."""
     if value is None:
         return "-"
     if 0 < abs(value) < 0.001:
         return f"{value:.1e}"
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"
+    decimals = 4 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
+    return f"{value:.{decimals}f}"
 
 
 def table(content: Mapping[str, Any]) -> str:
     """Everything that matters, in lines."""
     counts, settings, timing = content["counts"], content["settings"], content["timing"]
-    protocol = settings["protocol"]
-    cut = f"cut at {protocol['far_m']:g} m" if protocol["far_m"] else "no cut"
     lines = [] if content["trained"] else [f"*** {UNTRAINED} ***", ""]
     lines += [
         f"network    {content['network']}",
         f"recording  {settings['bag']}, {settings['recording_s']:.1f} s, {counts['events']:,} events",
-        f"truth      {settings['truth_topic']}, {counts['truth_images']} images; protocol {protocol['name']}, {cut}",
+        f"truth      {settings['truth_topic']}, {counts['truth_images']} images; protocol {describe(settings['protocol'])}",
         f"scored     {counts['frames_scored']} frames, {counts['pixels']:,} pixels; "
         f"{100 * counts['missing_share']:.2f} % of the valid pixels have no prediction",
-        "not scored " + "; ".join(_left_out(counts)),
+        "not scored " + "; ".join(left_out(counts)),
         "",
         "metric depth (mean over frames)",
         *_scores(content["metric"]),
@@ -41,7 +40,7 @@ def table(content: Mapping[str, Any]) -> str:
         *_scores(content["median_scaled"]),
         "",
         f"{'distance':<12}{'pixels':>8}"
-        + "".join(f"{head:>12}" for head in ("Abs Rel", "MAE [m]", "RMSE [m]", "d < 1.25", "map AbsRel")),
+        + "".join(f"{head:>12}" for head in ("Abs Rel", "MAE [m]", "RMSE [m]", "delta<1.25", "map AbsRel")),
     ]
     for band in content["bands"]:
         own, floor = band[PREDICTION], band[GUESSES[2]]
@@ -60,6 +59,14 @@ def table(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def describe(protocol: Mapping[str, Any]) -> str:
+    """A protocol in words."""
+    parts = [f"cut at {protocol['far_m']:g} m" if protocol["far_m"] else "no cut"]
+    parts += ["each frame's farthest left out"] if protocol["below_max"] else []
+    parts += [f"upper {protocol['rows']} rows"] if protocol["rows"] else []
+    return f"{protocol['name']}: {', '.join(parts)}"
+
+
 def _scores(rows: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     lines = [f"{'':<16}" + "".join(f"{guess:>17}" for guess in GUESSES)]
     for name, (label, _) in METRICS.items():
@@ -67,7 +74,8 @@ def _scores(rows: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     return lines
 
 
-def _left_out(counts: Mapping[str, int]) -> list[str]:
+def left_out(counts: Mapping[str, int]) -> list[str]:
+    """What was not scored, in words."""
     texts = {
         "truth_dropped": "truth images with bad stamps",
         "truth_unmatched": "truth images without depth",

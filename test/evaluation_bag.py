@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sdt_ros.bags import BagWriter, open_bag, serialize
+from sdt_ros.bags import BagWriter, deserialize, open_bag, serialize
 from sdt_ros.bags.types import message_class
 from sdt_ros.images import array_to_image
-from sdt_ros.simulation.patterns import EVENTS_TOPIC, START_NS, write_pattern_bag
+from sdt_ros.simulation.patterns import INFO_TOPIC, START_NS, write_pattern_bag
 
 HEIGHT, WIDTH = 96, 128
 TRUTH_TOPIC = "/depth/image_rect"
@@ -46,7 +46,7 @@ def write_bag(
     seconds: float = 1.0,
     stamps: Sequence[int] | None = None,
     depth: Callable[[float], np.ndarray] = lambda t_s: ramp(t_s=t_s),
-    truth_type: str = "sensor_msgs/msg/Image",
+    distortion: Sequence[float] = (),
 ) -> Path:
     """Write events and truth to one bag; returns its folder.
 
@@ -55,17 +55,19 @@ def write_bag(
         seconds: length.
         stamps: of the truth [ns]; 20 Hz by default.
         depth: makes the truth of a time [s].
-        truth_type: of the truth's topic.
+        distortion: plumb_bob coefficients of the event camera's calibration.
     """
     events = path.with_name(path.name + "_events")
     write_pattern_bag(events, seconds, WIDTH, HEIGHT, packet_ms=PACKET_NS / 1e6)
     with open_bag(events) as source, BagWriter(path) as target:
         for message in source.messages():
-            target.write(message.topic, message.type, message.timestamp_ns, message.data)
+            data = message.data
+            if message.topic == INFO_TOPIC and distortion:
+                info = deserialize(message.type, data)
+                info.distortion_model, info.d = "plumb_bob", np.array(distortion)
+                data = serialize(info)
+            target.write(message.topic, message.type, message.timestamp_ns, data)
         for number, stamp in enumerate(stamps_20hz(seconds) if stamps is None else stamps):
             data = image(depth((stamp - START_NS) / 1e9), stamp)
-            target.write(TRUTH_TOPIC, truth_type, START_NS + 50_000_000 * number, data)
+            target.write(TRUTH_TOPIC, "sensor_msgs/msg/Image", START_NS + 50_000_000 * number, data)
     return path
-
-
-__all__ = ["EVENTS_TOPIC", "HEIGHT", "START_NS", "TRUTH_TOPIC", "WIDTH", "image", "ramp", "stamps_20hz", "write_bag"]

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_bag import EVENTS_TOPIC, HEIGHT, PACKET_NS, START_NS, TRUTH_TOPIC, WIDTH, ramp, stamps_20hz, write_bag
+from evaluation_bag import HEIGHT, PACKET_NS, TRUTH_TOPIC, WIDTH, ramp, stamps_20hz, write_bag
 
 from sdt_ros.bags import open_bag, parse_event_packet, spike_windows
 from sdt_ros.cli import main
 from sdt_ros.evaluation import METRICS, frame_metrics, panels, protocols
 from sdt_ros.events import PacketDecoder
 from sdt_ros.runtime import DepthEstimator
+from sdt_ros.simulation.patterns import EVENTS_TOPIC, START_NS
 
 UNTRAINED = ("--untrained", "sdt_tiny", "--device", "cpu")
 

@@ -1,4 +1,7 @@
-"""`sdt eval --schedule node` against the node itself, on a real graph: the same depth, window by window."""
+"""`sdt eval --schedule node` against the node itself, on a real graph: the same depth, window by window.
+
+The camera has a lens, so that the images are rectified too.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ import pytest
 pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
 
 import rclpy
-from evaluation_bag import EVENTS_TOPIC, HEIGHT, WIDTH, write_bag
+from evaluation_bag import HEIGHT, WIDTH, write_bag
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from sdt_ros.cli import main
 from sdt_ros.demo.graph import Process
 from sdt_ros.demo.watcher import Received, Watcher
+from sdt_ros.simulation.patterns import EVENTS_TOPIC, INFO_TOPIC
 
 pytestmark = pytest.mark.ros
 
@@ -34,13 +38,23 @@ def published(bag: Path, logs: Path) -> Received:
         executor.add_node(watcher)
         parameters = ("allow_untrained:=true", "preset:=sdt_tiny", "device:=cpu")
         settings = [part for parameter in parameters for part in ("-p", parameter)]
-        node = Process("node", ["node", "-r", f"~/events:={EVENTS_TOPIC}", *settings], logs / "node.log")
+        names = ("-r", f"~/events:={EVENTS_TOPIC}", "-r", f"~/camera_info:={INFO_TOPIC}")
+        node = Process("node", ["node", *names, *settings], logs / "node.log")
         processes.append(node)
         deadline = time.monotonic() + START_S
         while not watcher.count_subscribers(EVENTS_TOPIC):
             executor.spin_once(timeout_sec=0.1)
             assert node.is_alive and time.monotonic() < deadline, node.failure("could not start")
-        options = ["--rate", "0.25", "--wait-for-subscribers", "20", "--topics", EVENTS_TOPIC, "--no-progress"]
+        options = [
+            "--rate",
+            "0.25",
+            "--wait-for-subscribers",
+            "20",
+            "--topics",
+            EVENTS_TOPIC,
+            INFO_TOPIC,
+            "--no-progress",
+        ]
         replay = Process("replay", ["replay", str(bag), *options], logs / "replay.log")
         processes.append(replay)
         count, since, deadline = 0, time.monotonic(), time.monotonic() + 60
@@ -58,7 +72,7 @@ def published(bag: Path, logs: Path) -> Received:
 
 
 def test_schedule_node_gives_the_depth_that_the_node_gives(tmp_path: Path):
-    bag = write_bag(tmp_path / "ramp")
+    bag = write_bag(tmp_path / "ramp", distortion=(0.3, -0.05, 0.001, -0.002, 0.0))
     received = published(bag, tmp_path)
     options = ("--untrained", "sdt_tiny", "--device", "cpu", "--schedule", "node", "--save", str(tmp_path))
     assert main(["eval", str(bag), *options]) == 0
@@ -72,4 +86,5 @@ def test_schedule_node_gives_the_depth_that_the_node_gives(tmp_path: Path):
     assert len(received.depth) == len(offline) - last.windows_skipped >= 0.8 * len(offline)
     for stamp, depth in received.depth.items():
         assert depth.shape == (HEIGHT, WIDTH)
+        assert 0 < np.isnan(depth).mean() < 0.5, "rectified: the sensor does not see the corners"
         np.testing.assert_array_equal(depth, offline[stamp], err_msg=f"window that ends at {stamp}")

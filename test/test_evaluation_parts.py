@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_bag import EVENTS_TOPIC, HEIGHT, START_NS, TRUTH_TOPIC, WIDTH, image, ramp, stamps_20hz, write_bag
+from evaluation_bag import HEIGHT, TRUTH_TOPIC, WIDTH, image, ramp, stamps_20hz, write_bag
 
 from sdt_ros.bags import BagError, BagWriter, open_bag, parse_event_packet
 from sdt_ros.evaluation import EvaluationError, Protocol, protocols
@@ -16,6 +16,7 @@ from sdt_ros.evaluation.spool import Spool
 from sdt_ros.evaluation.truth import Truth, nearest, onto, read_truth
 from sdt_ros.evaluation.windows import StampedWindow, StampedWindows
 from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
+from sdt_ros.simulation.patterns import EVENTS_TOPIC, START_NS
 
 ANY = protocols["none"]
 

@@ -28,7 +28,8 @@ def table(content: Mapping[str, Any]) -> str:
     lines += [
         f"network    {content['network']}",
         f"recording  {settings['bag']}, {settings['recording_s']:.1f} s, {counts['events']:,} events",
-        f"truth      {settings['truth_topic']}, {counts['truth_images']} images; protocol {describe(settings['protocol'])}",
+        f"truth      {settings['truth_topic']}, {counts['truth_images']} images",
+        f"protocol   {describe(settings['protocol'])}",
         f"scored     {counts['frames_scored']} frames, {counts['pixels']:,} pixels; "
         f"{100 * counts['missing_share']:.2f} % of the valid pixels have no prediction",
         "not scored " + "; ".join(left_out(counts)),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import numpy as np
 from std_msgs.msg import Header
 
 from sdt_ros.calibration import CalibrationSource
 from sdt_ros.diagnostics import Counts
 from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
+from sdt_ros.events.encodings import CODECS
 from sdt_ros.inference import InferenceThread
 from sdt_ros.loading import load_estimator
 from sdt_ros.msg import Stats
@@ -36,7 +39,7 @@ class Pipeline:
     """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig, calibrations: CalibrationSource) -> None:
-        """Load and warm the network, make the publishers.
+        """Load and warm network and decoders, make the publishers.
 
         Raises:
             CheckpointError, DeviceError, ImportError, ValueError: what the parameters ask for is not possible.
@@ -49,6 +52,7 @@ class Pipeline:
         try:
             self.estimator: DepthEstimator = self._inference.call(self._load)
             self._outputs = Outputs(node)
+            self._compile()
             self.start_over()
         except BaseException:
             self.stop()
@@ -61,6 +65,14 @@ class Pipeline:
         self._is_warming = False
         estimator.warm_up(*self._warmed_size)
         return estimator
+
+    def _compile(self) -> None:
+        """Have all decoders compiled, or loaded, before packets wait for it: the camera's is not known yet."""
+        height, width = WARM_UP_SIZE
+        for encoding in CODECS:
+            stream = EventStream(WindowConfig(), SpikeWindow.release, decoder=self._config.decoder)
+            with suppress(ValueError):  # the other decoder does not know them all
+                stream.push(EventPacket(0, "", height, width, 0, 0, encoding, False, np.empty(0, np.uint8)))
 
     def start_over(self) -> None:
         """Take a stream with the parameters' windows that has seen nothing, and count from zero.

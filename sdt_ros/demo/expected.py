@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from sdt_ros.bags import events_topic, open_bag, parse_event_packet
 from sdt_ros.events import EventStream, SpikeWindow, WindowConfig
+
+_NO_SPIKES = np.empty((0, 2, 0, 0), np.uint8)
 
 
 @dataclass
@@ -16,7 +20,8 @@ class Expected:
     Attributes:
         topic: of the event packets.
         info_topic: of the calibration; empty where there is none.
-        windows: the windows that depth is due for, with their spikes.
+        windows: the windows that depth is due for; the first `shown` with their spikes.
+        shown: how many of them have their spikes, to be drawn.
         due: windows that end within the recording.
         empty: those of them with too few events.
         events: events in any window.
@@ -27,6 +32,7 @@ class Expected:
     topic: str
     info_topic: str
     windows: list[SpikeWindow] = field(default_factory=list)
+    shown: int = 0
     due: int = 0
     empty: int = 0
     events: int = 0
@@ -34,7 +40,7 @@ class Expected:
     seconds: float = 0.0
 
 
-def expect(bag: Path, config: WindowConfig, scale: float, topic: str | None = None) -> Expected:
+def expect(bag: Path, config: WindowConfig, scale: float, topic: str | None = None, shown: int = 200) -> Expected:
     """Decode and bin a whole bag.
 
     Args:
@@ -42,6 +48,7 @@ def expect(bag: Path, config: WindowConfig, scale: float, topic: str | None = No
         config: the node's windows.
         scale: size of the spike tensors as a fraction of the sensor's.
         topic: of the event packets; the first there is by default.
+        shown: how many windows to keep the spikes of; a recording may be longer than memory.
 
     Raises:
         BagError: the bag cannot be read or has no such topic.
@@ -50,7 +57,17 @@ def expect(bag: Path, config: WindowConfig, scale: float, topic: str | None = No
     with open_bag(bag) as reader:
         infos = [info.name for info in reader.topics.values() if info.type == "sensor_msgs/msg/CameraInfo"]
         expected = Expected(events_topic(reader, topic), infos[0] if infos else "")
-        stream = EventStream(config, lambda window: expected.windows.append(window.detach()), scale)
+
+        def keep(window: SpikeWindow) -> None:
+            if len(expected.windows) < shown:
+                window.detach()
+                expected.shown += 1
+            else:
+                window.release()
+                window.spikes = _NO_SPIKES
+            expected.windows.append(window)
+
+        stream = EventStream(config, keep, scale)
         for message in reader.messages([expected.topic]):
             stream.push(parse_event_packet(message.data))
         expected.seconds = (reader.end_ns - reader.start_ns) / 1e9

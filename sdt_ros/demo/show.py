@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,7 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     summary: dict[str, Any] = {"recording": str(bag), "network_ms_alone": round(network_ms, 2)}
     summary |= summarize(received, expected, rate)
     panels = []
-    for window in tqdm(expected.windows, desc="pictures", unit="picture", leave=False, disable=None):
+    for window in tqdm(expected.windows[: expected.shown], desc="pictures", unit="picture", leave=False, disable=None):
         if window.stamp_ns in received.depth:
             title = f"{bag.name}, {window.t_end_us / 1e6:.3f} s of the sensor's clock, {window.events} events"
             alarm = "UNTRAINED WEIGHTS: what is shown on the right is not depth" if untrained else ""
@@ -77,7 +79,9 @@ def _patterns(path: Path) -> Path:
 
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"generating {path}")
-        write_pattern_bag(path, progress=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # an interrupted one must not be taken for whole
+            write_pattern_bag(Path(folder, path.name), progress=True)
+            Path(folder, path.name).rename(path)
     return path
 
 
@@ -101,10 +105,11 @@ def _play(bag: Path, rate: float, expected: Expected, node: dict[str, Any], out:
 
     from sdt_ros.demo.watcher import Watcher
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes must not stay behind
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     processes: list[graph.Process] = []
     try:
-        watcher = Watcher()
+        watcher = Watcher({window.stamp_ns for window in expected.windows[: expected.shown]})
         executor = SingleThreadedExecutor()
         executor.add_node(watcher)
         names = ["-r", f"~/events:={expected.topic}"]

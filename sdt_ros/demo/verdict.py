@@ -17,7 +17,7 @@ def summarize(received: Received, expected: Expected, replay_rate: float) -> dic
     span_s = received.times[-1] - received.times[0] if count > 1 else 0.0
     latencies = [stats.latency_ms for stats in received.stats]
     networks = [stats.network_ms for stats in received.stats]
-    pixels = np.concatenate([depth.ravel() for depth in received.depth.values()]) if count else np.empty(0, np.float32)
+    pixels = np.concatenate(received.samples) if count else np.empty(0, np.float32)
     known = pixels[np.isfinite(pixels)]
     return {
         "windows_due": expected.due,
@@ -63,13 +63,19 @@ def _problems(received: Received, expected: Expected) -> list[str]:
         found.append(f"{len(stamps) - len(set(stamps))} depth images share their stamp with another")
     if stamps != sorted(stamps):
         found.append("stamps went back")
-    if received.image_headers != received.info_headers:
-        found.append("depth images and camera_info have different headers")
+    images, infos = set(received.image_headers), set(received.info_headers)
+    if images - infos:
+        found.append(f"{len(images - infos)} depth images have no camera_info with the same header")
+    if infos - images:
+        found.append(f"{len(infos - images)} camera_info have no depth image with the same header")
     if received.encodings != {"32FC1"}:
         found.append(f"depth images are {', '.join(sorted(received.encodings))}, not 32FC1")
-    sizes = {depth.shape for depth in received.depth.values()}
-    if sizes != {expected.sensor_size} or received.info_sizes != {expected.sensor_size}:
-        found.append(f"depth images have sizes {sorted(sizes)}, the sensor {expected.sensor_size}")
+    for what, sizes in (("depth images", received.sizes), ("camera_info", received.info_sizes)):
+        if sizes != {expected.sensor_size}:
+            found.append(f"{what} have the sizes {sorted(sizes)}, the sensor has {expected.sensor_size}")
+    blank = sum(not np.isfinite(sample).any() for sample in received.samples)
+    if blank:
+        found.append(f"{blank} depth images know no depth at all")
     unexpected = set(stamps) - {window.stamp_ns for window in expected.windows}
     if unexpected:
         found.append(f"{len(unexpected)} depth images have stamps that are no window's end")

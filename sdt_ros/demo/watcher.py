@@ -26,7 +26,9 @@ class Received:
     """What has arrived, by stamp [ns].
 
     Attributes:
-        depth: float32 [H, W] metres of each depth image.
+        depth: float32 [H, W] metres of the depth images that are to be drawn.
+        samples: float32 [N] metres, every eighth pixel of every eighth row of each depth image.
+        sizes: (height, width) of each depth image.
         image_headers: (stamp, frame) of each depth image, in the order of arrival.
         info_headers: the same of each camera_info.
         info_sizes: (height, width) of each camera_info.
@@ -36,6 +38,8 @@ class Received:
     """
 
     depth: dict[int, np.ndarray] = field(default_factory=dict)
+    samples: list[np.ndarray] = field(default_factory=list)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
     image_headers: list[tuple[int, str]] = field(default_factory=list)
     info_headers: list[tuple[int, str]] = field(default_factory=list)
     info_sizes: set[tuple[int, int]] = field(default_factory=set)
@@ -45,10 +49,16 @@ class Received:
 
 
 class Watcher(Node):
-    """Subscribes to a depth node's topics."""
+    """Subscribes to a depth node's topics.
 
-    def __init__(self, depth_node: str = "/depth") -> None:
+    Args:
+        drawn: stamps [ns] of the depth images to keep whole.
+        depth_node: name of the depth node.
+    """
+
+    def __init__(self, drawn: set[int], depth_node: str = "/depth") -> None:
         super().__init__("demo_watcher")
+        self._drawn = drawn
         self.received = Received()
         self._lock = threading.Lock()
         qos = QoSProfile(depth=100)
@@ -64,12 +74,15 @@ class Watcher(Node):
 
     def _on_image(self, message: Image) -> None:
         now = time.monotonic()
-        depth = image_to_array(message).copy()
+        depth, stamp = image_to_array(message), stamp_ns(message.header)
         with self._lock:
             self.received.times.append(now)
             self.received.encodings.add(message.encoding)
-            self.received.image_headers.append((stamp_ns(message.header), message.header.frame_id))
-            self.received.depth[stamp_ns(message.header)] = depth
+            self.received.image_headers.append((stamp, message.header.frame_id))
+            self.received.sizes.add((message.height, message.width))
+            self.received.samples.append(depth[::8, ::8].flatten())
+            if stamp in self._drawn:
+                self.received.depth[stamp] = depth.copy()
 
     def _on_info(self, message: CameraInfo) -> None:
         with self._lock:

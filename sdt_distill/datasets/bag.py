@@ -18,7 +18,7 @@ from sdt_ros.images import depth_to_metres, image_to_array
 from .binning import bin_edges, bin_events, plain_cells
 from .coverage import covered
 from .errors import DatasetError, broken
-from .files import check_increasing
+from .files import check_increasing, require
 from .sample import Sample, SampleConfig, SequenceReader
 
 IMAGE_TYPE, INFO_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
@@ -204,6 +204,10 @@ class BagSequence(SequenceReader):
 
     def _open(self) -> BagReader:
         if self._bag is None or self._pid != os.getpid():
+            stored = [self.path] if self.path.is_file() else sorted(self.path.glob("*.*"))
+            for file in stored:
+                if file.suffix in (".mcap", ".db3"):
+                    require(self.where, file, "the bag's storage", "copy the whole bag again")
             try:
                 self._bag = open_bag(self.path)
             except BagError as error:

@@ -1,0 +1,136 @@
+"""The reader of bags on a miniature: values worked by hand, and what it says of broken recordings."""
+
+from __future__ import annotations
+
+import miniatures
+import numpy as np
+import pytest
+from miniatures import BAG_START_NS, image_message
+
+from sdt_distill.datasets import DatasetError, SampleConfig, open_dataset
+from sdt_ros.bags import BagWriter, open_bag, serialize
+
+# The window of depth image 1 is 150,000 <= t < 200,000.
+MARKS = [
+    (0, 20, 20, 1),
+    (149_999, 60, 70, 1),
+    (150_000, 61, 70, 1),
+    (162_499, 62, 70, 0),
+    (162_500, 63, 70, 1),
+    (199_999, 64, 70, 0),
+    (200_000, 65, 70, 1),
+]
+DEPTH, FRAMES, EVENTS = "/depth/image_rect", "/camera/image_raw", "/event_camera/events"
+
+
+@pytest.mark.parametrize("encoding", ["evt3", "libcaer_cmp"])
+def test_events_are_binned_by_hand(tmp_path, encoding):
+    dataset = open_dataset(miniatures.write_bag(tmp_path / "drive", MARKS, encoding=encoding))
+    assert [sample.index for sample in dataset] == [0, 1, 2]
+    sample = dataset[1]
+    assert sample.stamp_ns == BAG_START_NS + 200_000_000
+    own = {(x, y) for _, x, y, _ in MARKS}
+    found = {tuple(cell) for cell in np.argwhere(sample.spikes).tolist() if (cell[3], cell[2]) in own}
+    assert found == {(0, 1, 70, 61), (0, 0, 70, 62), (1, 1, 70, 63), (3, 0, 70, 64)}
+
+
+def test_depth_frame_and_intrinsics_by_hand(tmp_path):
+    sample = open_dataset(miniatures.write_bag(tmp_path / "drive"))[0]
+    assert np.isnan(sample.depth[:10]).all()
+    np.testing.assert_array_equal(sample.depth[10:], miniatures.box_depth(120, 160)[10:])
+    np.testing.assert_array_equal(sample.frame, miniatures.ramp(120, 160))
+    np.testing.assert_array_equal(sample.intrinsics, [[150, 0, 80], [0, 150, 60], [0, 0, 1]])
+
+
+def test_a_window_is_the_same_however_the_bag_is_walked(tmp_path):
+    dataset = open_dataset(miniatures.write_bag(tmp_path / "drive"), config=SampleConfig(window_ms=90))
+    forward = [sample.spikes for sample in dataset]
+    for k in (2, 0, 1):
+        np.testing.assert_array_equal(dataset[k].spikes, forward[k])
+
+
+def test_frames_stand_in_for_depth(tmp_path):
+    dataset = open_dataset(miniatures.write_bag(tmp_path / "drive", depth=False))
+    assert len(dataset) == 3 and "no depth" in dataset.describe()
+    assert np.isnan(dataset[0].depth).all() and dataset[0].frame.shape == (120, 160) and dataset[0].spikes.any()
+
+
+def test_a_folder_of_bags_is_a_data_set(tmp_path):
+    for name in ("one", "two"):
+        miniatures.write_bag(tmp_path / name)
+    assert open_dataset(tmp_path).sequences == ("one", "two")
+
+
+def rewritten(path, change):
+    """The bag with each of its messages changed by `change(topic, number, data)` to a list of messages' bytes."""
+    source = miniatures.write_bag(path / "source")
+    counts: dict[str, int] = {}
+    with open_bag(source) as bag, BagWriter(path / "drive") as target:
+        for message in bag.messages():
+            number = counts[message.topic] = counts.get(message.topic, -1) + 1
+            for data in change(message.topic, number, message.data):
+                target.write(message.topic, message.type, message.timestamp_ns, data)
+    return path / "drive"
+
+
+def _with_depth(images):
+    return lambda path: rewritten(
+        path, lambda topic, number, data: [images(number)] if topic == DEPTH and images(number) else [data]
+    )
+
+
+def _depth_at(milliseconds):
+    depth = miniatures.box_depth(120, 160)
+    return _with_depth(lambda k: serialize(image_message(depth, "32FC1", BAG_START_NS + milliseconds[k] * 1_000_000)))
+
+
+def _truncated(path):
+    bag = miniatures.write_bag(path / "drive")
+    miniatures.truncate(next(bag.glob("*.mcap")), 0.6)
+    return bag
+
+
+def _pointer(path):
+    bag = miniatures.write_bag(path / "drive")
+    next(bag.glob("*.mcap")).write_text(miniatures.LFS_POINTER)
+    return bag
+
+
+def _small(k):
+    return serialize(image_message(np.ones((60, 80), np.float32), "32FC1", BAG_START_NS + (k + 1) * 100_000_000))
+
+
+def _coloured(k):
+    pixels = np.zeros((120, 160, 3), np.uint8)
+    return serialize(image_message(pixels, "rgb8", BAG_START_NS + (k + 1) * 100_000_000))
+
+
+BROKEN = {
+    "truncated": (_truncated, r"drive.*damaged or incomplete.*mcap recover"),
+    "a pointer": (_pointer, r"drive.*git lfs pull"),
+    "no events": (
+        lambda p: miniatures.write_bag(p / "drive", drop=("events",)),
+        rf"has no topic of .*EventPacket; there are: .*{DEPTH}",
+    ),
+    "neither depth nor frames": (
+        lambda p: miniatures.write_bag(p / "drive", depth=False, drop=("frames",)),
+        rf"neither depth nor frames .*; there are: .*{EVENTS}",
+    ),
+    "duplicate stamps": (_depth_at((100, 100, 300)), rf"index 1: stamps of {DEPTH} are not increasing: .*repeats"),
+    "unsorted stamps": (_depth_at((100, 300, 200)), rf"index 2: stamps of {DEPTH} are not increasing: .*lies before"),
+    "another clock": (_depth_at((10**6, 10**6 + 1, 10**6 + 2)), r"events and depth do not overlap"),
+    "depth of another size": (_with_depth(lambda k: k == 1 and _small(k)), rf"index 1: {DEPTH} has 80x60 px, the"),
+    "colours for depth": (_with_depth(lambda k: k == 1 and _coloured(k)), rf"index 1: {DEPTH}: a depth image must be"),
+    "damaged packet": (
+        lambda p: rewritten(p, lambda topic, k, data: [data[:60]] if (topic, k) == (EVENTS, 20) else [data]),
+        rf"index \d: {EVENTS}: ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_broken_is_told(tmp_path, what):
+    make, message = BROKEN[what]
+    bag = make(tmp_path)
+    with pytest.raises(DatasetError, match=f"(?s)bag drive: .*{message}"):
+        list(open_dataset(bag))

@@ -5,7 +5,12 @@ The camera has a lens, so that the images are rectified too.
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,58 +21,85 @@ pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
 import rclpy
 from evaluation_bag import HEIGHT, WIDTH, write_bag
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from sdt_ros.msg import Stats
+from sensor_msgs.msg import Image
 
 from sdt_ros.cli import main
-from sdt_ros.demo.graph import Process
-from sdt_ros.demo.watcher import Received, Watcher
+from sdt_ros.images import image_to_array
 from sdt_ros.simulation.patterns import EVENTS_TOPIC, INFO_TOPIC
 
 pytestmark = pytest.mark.ros
 
-START_S, QUIET_S = 90.0, 2.0
+START_S, QUIET_S, REPLAY_S, STOP_S = 90.0, 2.0, 60.0, 15.0
 
 
-def published(bag: Path, logs: Path) -> Received:
-    """What the node publishes for a bag that is replayed at a quarter of its pace."""
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    processes: list[Process] = []
+class Listener(Node):
+    """What the depth node publishes: depth by stamp [ns], and its last statistics."""
+
+    def __init__(self) -> None:
+        super().__init__("listener")
+        self.depth: dict[int, np.ndarray] = {}
+        self.stats: Stats | None = None
+        self.create_subscription(Image, "/depth/depth/image_rect", self._on_image, QoSProfile(depth=100))
+        self.create_subscription(Stats, "/depth/stats", self._on_stats, QoSProfile(depth=100))
+
+    def _on_image(self, message: Image) -> None:
+        stamp = message.header.stamp
+        self.depth[stamp.sec * 1_000_000_000 + stamp.nanosec] = image_to_array(message).copy()
+
+    def _on_stats(self, message: Stats) -> None:
+        self.stats = message
+
+
+@contextmanager
+def command(log: Path, *arguments: str) -> Iterator[subprocess.Popen]:
+    """A `sdt` command beside the test, that ends with the block whatever happens."""
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sdt_ros.cli", *arguments],
+            stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
     try:
-        watcher = Watcher()
-        executor = SingleThreadedExecutor()
-        executor.add_node(watcher)
-        parameters = ("allow_untrained:=true", "preset:=sdt_tiny", "device:=cpu")
-        settings = [part for parameter in parameters for part in ("-p", parameter)]
-        names = ("-r", f"~/events:={EVENTS_TOPIC}", "-r", f"~/camera_info:={INFO_TOPIC}")
-        node = Process("node", ["node", *names, *settings], logs / "node.log")
-        processes.append(node)
-        deadline = time.monotonic() + START_S
-        while not watcher.count_subscribers(EVENTS_TOPIC):
-            executor.spin_once(timeout_sec=0.1)
-            assert node.is_alive and time.monotonic() < deadline, node.failure("could not start")
-        options = [
-            "--rate",
-            "0.25",
-            "--wait-for-subscribers",
-            "20",
-            "--topics",
-            EVENTS_TOPIC,
-            INFO_TOPIC,
-            "--no-progress",
-        ]
-        replay = Process("replay", ["replay", str(bag), *options], logs / "replay.log")
-        processes.append(replay)
-        count, since, deadline = 0, time.monotonic(), time.monotonic() + 60
-        while replay.is_alive or time.monotonic() - since < QUIET_S:
-            executor.spin_once(timeout_sec=0.1)
-            if replay.is_alive or watcher.count > count:
-                count, since = watcher.count, time.monotonic()
-            assert node.is_alive and time.monotonic() < deadline, node.failure("took too long")
-        replay.check()
-        return watcher.received
+        yield process
     finally:
-        for process in processes:
-            process.stop()
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def published(bag: Path, logs: Path) -> Listener:
+    """What the node publishes for a bag that is replayed at a quarter of its pace."""
+    parameters = ("allow_untrained:=true", "preset:=sdt_tiny", "device:=cpu")
+    settings = [part for parameter in parameters for part in ("-p", parameter)]
+    names = ("-r", f"~/events:={EVENTS_TOPIC}", "-r", f"~/camera_info:={INFO_TOPIC}")
+    options = ("--rate", "0.25", "--wait-for-subscribers", "20", "--no-progress")
+    topics = ("--topics", EVENTS_TOPIC, INFO_TOPIC)
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        listener = Listener()
+        executor = SingleThreadedExecutor()
+        executor.add_node(listener)
+        with command(logs / "node.log", "node", *names, *settings) as node:
+            deadline = time.monotonic() + START_S
+            while not listener.count_subscribers(EVENTS_TOPIC):
+                executor.spin_once(timeout_sec=0.1)
+                assert node.poll() is None and time.monotonic() < deadline, (logs / "node.log").read_text()
+            with command(logs / "replay.log", "replay", str(bag), *options, *topics) as replay:
+                count, since, deadline = 0, time.monotonic(), time.monotonic() + REPLAY_S
+                while replay.poll() is None or time.monotonic() - since < QUIET_S:
+                    executor.spin_once(timeout_sec=0.1)
+                    if replay.poll() is None or len(listener.depth) > count:
+                        count, since = len(listener.depth), time.monotonic()
+                    assert node.poll() is None and time.monotonic() < deadline, (logs / "node.log").read_text()
+                assert replay.returncode == 0, (logs / "replay.log").read_text()
+        return listener
+    finally:
         rclpy.try_shutdown()
 
 
@@ -79,8 +111,8 @@ def test_schedule_node_gives_the_depth_that_the_node_gives(tmp_path: Path):
     with np.load(tmp_path / "ramp.npz") as saved:
         offline = dict(zip(saved["stamp"].tolist(), saved["depth"], strict=True))
     assert len(offline) >= 15
-    last = received.stats[-1]
-    assert last.packets_lost == 0, "an overloaded machine lost packets: nothing can be compared"
+    last = received.stats
+    assert last is not None and last.packets_lost == 0, "an overloaded machine lost packets: nothing can be compared"
     # The node owes every window but those that it says it has skipped.
     assert set(received.depth) <= set(offline)
     assert len(received.depth) == len(offline) - last.windows_skipped >= 0.8 * len(offline)

@@ -6,6 +6,7 @@ errors within 10, 20 and 30 m.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -99,12 +100,31 @@ class Average:
     frames: int
 
 
+class Averager:
+    """Averages each metric over frames, one by one, leaving out frames without a value for it."""
+
+    def __init__(self) -> None:
+        self._sums = dict.fromkeys(METRICS, 0.0)
+        self._frames = dict.fromkeys(METRICS, 0)
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Take one frame's metrics."""
+        for name in METRICS:
+            if math.isfinite(row[name]):
+                self._sums[name] += row[name]
+                self._frames[name] += 1
+
+    def averages(self) -> dict[str, Average]:
+        """The averages so far; NaN where no frame had a value."""
+        return {
+            name: Average(self._sums[name] / frames if frames else math.nan, frames)
+            for name, frames in self._frames.items()
+        }
+
+
 def average(rows: Iterable[Mapping[str, float]]) -> dict[str, Average]:
-    """Average each metric over frames, leaving out frames without a value for it; NaN where none has one."""
-    listed = list(rows)
-    result = {}
-    for name in METRICS:
-        values = np.array([row[name] for row in listed], np.float64)
-        values = values[np.isfinite(values)]
-        result[name] = Average(float(values.mean()) if values.size else float("nan"), int(values.size))
-    return result
+    """The averages of the metrics of frames."""
+    averager = Averager()
+    for row in rows:
+        averager.add(row)
+    return averager.averages()

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from sdt_ros.evaluation.errors import EvaluationError
 from sdt_ros.evaluation.floors import constant_median, mean_log_map
-from sdt_ros.evaluation.metrics import BANDS_M, METRICS, Average, average, band_metrics, frame_metrics, median_scaled
+from sdt_ros.evaluation.metrics import BANDS_M, METRICS, Average, Averager, band_metrics, frame_metrics, median_scaled
 from sdt_ros.evaluation.predict import Predictions
 from sdt_ros.evaluation.protocol import Protocol
 from sdt_ros.evaluation.truth import Truth, onto
@@ -101,9 +101,10 @@ def score(predictions: Predictions, truth: Truth, protocol: Protocol, where: str
             "record the truth of what the camera sees" + (", or try --protocol none" if protocol.below_max else "")
         ) from error
     mean_map = mean_log_map(frames, protocol, result.constant_m)
-    metric: dict[str, list[dict[str, float]]] = {guess: [] for guess in GUESSES}
-    scaled: dict[str, list[dict[str, float]]] = {guess: [] for guess in GUESSES}
-    bands: dict[str, list[list[dict[str, float]]]] = {guess: [] for guess in GUESSES}
+    metric = {guess: Averager() for guess in GUESSES}
+    scaled = {guess: Averager() for guess in GUESSES}
+    bands = {guess: [Averager() for _ in BANDS_M] for guess in GUESSES}
+    in_bands = np.zeros(len(BANDS_M))
     for index, number in tqdm(matched, "scores", leave=False, disable=None):
         chosen = protocol.select(onto(predictions.depth[index], truth.size, where), truth.frames[number])
         if not chosen.truth.size:
@@ -115,17 +116,21 @@ def score(predictions: Predictions, truth: Truth, protocol: Protocol, where: str
             MAP: mean_map[chosen.mask],
         }
         for guess, depth in guesses.items():
-            metric[guess].append(frame_metrics(depth, chosen.truth))
-            scaled[guess].append(frame_metrics(median_scaled(depth, chosen.truth), chosen.truth))
-            bands[guess].append(band_metrics(depth, chosen.truth))
-        result.frames.append(FrameScore(index, number, chosen.truth.size, chosen.missing, metric[PREDICTION][-1]))
+            row = frame_metrics(depth, chosen.truth)
+            metric[guess].add(row)
+            scaled[guess].add(frame_metrics(median_scaled(depth, chosen.truth), chosen.truth))
+            in_frame = band_metrics(depth, chosen.truth)
+            for band, averager in enumerate(bands[guess]):
+                averager.add(in_frame[band])
+            if guess == PREDICTION:
+                result.frames.append(FrameScore(index, number, chosen.truth.size, chosen.missing, row))
+                in_bands += [band["pixels"] for band in in_frame]
     if not result.frames:
         raise EvaluationError(f"{where}: no frame has both a valid truth and a prediction; look at what --save writes")
-    result.metric = {guess: average(rows) for guess, rows in metric.items()}
-    result.scaled = {guess: average(rows) for guess, rows in scaled.items()}
-    result.bands = {guess: [average(rows) for rows in zip(*frames, strict=True)] for guess, frames in bands.items()}
-    in_bands = [sum(row[band]["pixels"] for row in bands[PREDICTION]) for band in range(len(BANDS_M))]
-    result.band_pixels = [count / result.pixels for count in in_bands]
+    result.metric = {guess: averager.averages() for guess, averager in metric.items()}
+    result.scaled = {guess: averager.averages() for guess, averager in scaled.items()}
+    result.bands = {guess: [averager.averages() for averager in row] for guess, row in bands.items()}
+    result.band_pixels = (in_bands / result.pixels).tolist()
     return result
 
 

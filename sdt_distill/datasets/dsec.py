@@ -254,11 +254,16 @@ class DsecSequence(SequenceReader):
             return None
         path = self._frames / f"{row:06d}.png"
         image = files.read_image(self.where, path, "the frame", row).convert("RGB")
+        factor, x, y = self._frame_grid
+        return sample_bilinear(np.asarray(image.reduce(factor) if factor > 1 else image), x, y)
+
+    @cached_property
+    def _frame_grid(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """How far frames are reduced, and where each event pixel lies in the reduced one [px]."""
         # Where a pixel of events covers several of the frame, their mean is taken, or fine texture would alias.
         factor = max(1, round(self.calibration["K1"][0, 0] / self.calibration["K0"][0, 0]))
         x, y = homography_grid(self.calibration["frames"], *self.size)
-        small = np.asarray(image.reduce(factor) if factor > 1 else image)
-        return sample_bilinear(small, (x + 0.5) / factor - 0.5, (y + 0.5) / factor - 0.5)
+        return factor, (x + 0.5) / factor - 0.5, (y + 0.5) / factor - 0.5
 
 
 def _pinhole(values: Any) -> np.ndarray:

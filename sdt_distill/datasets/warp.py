@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 
 def homography_grid(matrix: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,17 +35,27 @@ def sample_bilinear(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarr
     Returns:
         uint8 [H, W] or [H, W, C]; 0 outside of the image.
     """
-    h, w = image.shape[:2]
-    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)  # also false for NaN
-    u, v = np.where(inside, x, 0.0), np.where(inside, y, 0.0)
-    left, top = np.minimum(u.astype(np.intp), max(w - 2, 0)), np.minimum(v.astype(np.intp), max(h - 2, 0))
-    right, below = np.minimum(left + 1, w - 1), np.minimum(top + 1, h - 1)
-    a, b = (u - left).astype(np.float32), (v - top).astype(np.float32)
-    if image.ndim == 3:
-        a, b, inside = a[..., None], b[..., None], inside[..., None]
-    upper = image[top, left] * (1 - a) + image[top, right] * a
-    lower = image[below, left] * (1 - a) + image[below, right] * a
-    return np.where(inside, np.rint(upper * (1 - b) + lower * b), 0).astype(np.uint8)
+    planes = image[..., None] if image.ndim == 2 else image
+    sampled = np.zeros((*x.shape, planes.shape[2]), np.uint8)
+    _sample(planes, np.asarray(x, np.float64), np.asarray(y, np.float64), sampled)
+    return sampled[..., 0] if image.ndim == 2 else sampled
+
+
+@njit(nogil=True, cache=True)
+def _sample(image, x, y, sampled):  # type: ignore[no-untyped-def]
+    h, w, channels = image.shape
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            u, v = x[i, j], y[i, j]
+            if not (0 <= u <= w - 1 and 0 <= v <= h - 1):  # NaN too
+                continue
+            left, top = int(u), int(v)
+            right, below = min(left + 1, w - 1), min(top + 1, h - 1)
+            a, b = u - left, v - top
+            for c in range(channels):
+                upper = image[top, left, c] * (1 - a) + image[top, right, c] * a
+                lower = image[below, left, c] * (1 - a) + image[below, right, c] * a
+                sampled[i, j, c] = int(upper * (1 - b) + lower * b + 0.5)
 
 
 def invert_map(map_x: np.ndarray, map_y: np.ndarray, rounds: int = 30) -> tuple[np.ndarray, np.ndarray]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sdt_ros.bench import events
+from sdt_ros.bench import datasets, events
 
-BENCHMARKS = (events,)
+BENCHMARKS = (events, datasets)
 
 
 def add_parser(subparsers: Any) -> None:

@@ -15,6 +15,7 @@ COMMANDS = {
     "replay": ("sdt_ros.replay", "publish a recording's messages on the ROS graph"),
     "demo": ("sdt_ros.demo", "play a recording through the node, write pictures and figures"),
     "eval": ("sdt_ros.evaluation.command", "score depth from a recording against its truth"),
+    "simulate": ("sdt_ros.simulation.command", "write a simulated recording with exact depth"),
     "info": ("sdt_ros.info", "print layers, parameters, operations and energy of a network"),
     "bench": ("sdt_ros.bench", "measure speed against named peers"),
 }

@@ -22,6 +22,9 @@ from sdt_ros.runtime.packaged import packaged_weights
 RATE_HZ = 20.0
 MIN_EVENTS = 100
 BUSY = 0.5  # share of the time that the network may be at work: replay and transport need some of the cores too
+COMPLETE = 0.98  # share of the windows that must arrive for a rate of our own choice to have been right
+TRIES = 3  # other work on the machine may have changed its mind since the network was timed
+TRY_AGAIN_S = 60.0  # a replay that lasts longer is not repeated
 START_S = 90.0  # for the node to load and warm its network, at most
 SETTLE_S = 5.0  # for the last depth image to arrive, at most
 STILLS = 6
@@ -47,7 +50,7 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     untrained, network_ms = estimator.is_untrained, _network_ms(estimator, expected)
     del estimator  # the node loads its own
     rate = args.rate or min(1.0, max(0.01, round(BUSY * 1000 / RATE_HZ / network_ms, 2)))
-    print(f"{bag}: {len(expected.windows)} windows; the network takes {network_ms:.0f} ms each; replay at {rate:g}x")
+    print(f"{bag}: {len(expected.windows)} windows; the network takes {network_ms:.0f} ms each")
 
     node = {
         "device": args.device, "preset": args.preset, "allow_untrained": str(untrained).lower(),
@@ -55,11 +58,21 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     if weights is not None:
         node["weights"] = weights
-    received = _play(bag, rate, expected, node, args.out)
+    incomplete: list[dict[str, float]] = []
+    while True:
+        print(f"replay at {rate:g}x")
+        received = _play(bag, rate, expected, node, args.out)
+        arrived = len(received.times) / len(expected.windows)
+        last_try = args.rate is not None or len(incomplete) == TRIES - 1 or expected.seconds / rate > TRY_AGAIN_S
+        if arrived >= COMPLETE or last_try:
+            break
+        print(f"{1 - arrived:.0%} of the windows were skipped: the machine is too busy for that")
+        incomplete.append({"replay_rate": rate, "windows_received": len(received.times)})
+        rate = max(0.01, round(rate / 2, 2))
     from sdt_ros.demo.verdict import summarize
 
     summary: dict[str, Any] = {"recording": str(bag), "network_ms_alone": round(network_ms, 2)}
-    summary |= summarize(received, expected, rate)
+    summary |= summarize(received, expected, rate) | {"faster_replays_with_skips": incomplete}
     panels = []
     for window in tqdm(expected.windows[: expected.shown], desc="pictures", unit="picture", leave=False, disable=None):
         if window.stamp_ns in received.depth:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 from evaluation_bag import HEIGHT, PACKET_NS, TRUTH_TOPIC, WIDTH, ramp, stamps_20hz, write_bag
 
-from sdt_ros.bags import open_bag, parse_event_packet, spike_windows
+from sdt_ros.bags import BagError, BagWriter, open_bag, parse_event_packet, serialize_event_packet, spike_windows
+from sdt_ros.calibration import Calibration
 from sdt_ros.cli import main
 from sdt_ros.evaluation import METRICS, frame_metrics, panels, protocols
+from sdt_ros.evaluation.rectify import Rectifier
 from sdt_ros.events import PacketDecoder
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.simulation.patterns import EVENTS_TOPIC, START_NS
@@ -222,3 +225,31 @@ def test_what_cannot_be_scored_is_refused(bag: Path, tmp_path: Path, capsys: pyt
     for schedule in ("truth", "node"):
         error = refused(str(later), *UNTRAINED, "--schedule", schedule)
         assert str(later) in error and "1700001000.000 s, images 0 to 1" in error and "one clock" in error
+
+
+def test_packets_that_cannot_be_read_are_named(bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with open_bag(bag) as source, BagWriter(tmp_path / "odd") as target:
+        for number, message in enumerate(source.messages([EVENTS_TOPIC, TRUTH_TOPIC])):
+            data = message.data
+            if message.topic == EVENTS_TOPIC and number > 40:
+                data = serialize_event_packet(replace(parse_event_packet(data), encoding="evt4"))
+            target.write(message.topic, message.type, message.timestamp_ns, data)
+    for schedule in ("truth", "node"):
+        assert main(["eval", str(tmp_path / "odd"), *UNTRAINED, "--schedule", schedule]) == 1
+        error = capsys.readouterr().err
+        assert re.search(rf"odd: {EVENTS_TOPIC}, packet (39|40|41): .*evt4.*evt3", error), error
+
+
+def test_a_calibration_of_another_sensor_is_not_used(bag: Path, caplog: pytest.LogCaptureFixture):
+    depth = np.ones((HEIGHT, WIDTH), np.float32)
+    with open_bag(bag) as reader:
+        rectifier = Rectifier.from_bag(reader, EVENTS_TOPIC)
+        assert rectifier(depth) is depth and "already the rectified one" in rectifier.text
+        assert "no calibration on /other/camera_info" in Rectifier.from_bag(reader, "/other/events").text
+        with pytest.raises(BagError, match="no topic /mine"):
+            Rectifier.from_bag(reader, EVENTS_TOPIC, "/mine")
+    k = np.array([[100.0, 0, 20], [0, 100, 15], [0, 0, 1]])
+    p = np.hstack([k, np.zeros((3, 1))])
+    other = Rectifier(Calibration(40, 30, k, np.array([-0.3, 0, 0, 0, 0]), "plumb_bob", np.eye(3), p), "/c")
+    assert other(depth) is depth and "is for 40x30 px, the sensor has 128x96" in other.text
+    assert "is for 40x30 px" in caplog.text

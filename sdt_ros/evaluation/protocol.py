@@ -33,7 +33,7 @@ class Protocol:
     Truth is valid where it is finite and above 0, also below the frame's largest value where `below_max` asks for it.
     As in E2Depth (arXiv 2010.08350) that comes after the cut at `far_m`, so that all that lies behind it is left out.
     E2Depth's script also leaves out pixels whose prediction is at or behind the largest truth, and stretches truth that
-    does not reach `far_m`; both make scores better than the depth is, and neither is done here.
+    does not reach `far_m`. Neither is done here: the first hides the worst errors, the second makes another truth.
 
     Attributes:
         name: of the protocol.

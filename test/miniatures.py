@@ -211,7 +211,13 @@ def write_dense_spike(root: Path, name: str = "train_sequence_00_town01") -> Pat
 
 
 def write_bag(
-    path: Path, marks: list[Event] | None = None, depth: bool = True, encoding: str = "evt3", drop: tuple[str, ...] = ()
+    path: Path,
+    marks: list[Event] | None = None,
+    depth: bool = True,
+    encoding: str = "evt3",
+    drop: tuple[str, ...] = (),
+    k1: float = 0.0,
+    depth_topic: str = "/depth/image_rect",
 ) -> Path:
     """A bag as a robot records it: packets of 5 ms from 0 to 300 ms, depth and grey frames at 100, 200, 300 ms.
 
@@ -241,7 +247,7 @@ def write_bag(
                 metres = box_depth(height, width)
                 metres[:10] = np.nan
                 image = image_message(metres, "32FC1", stamp)
-                bag.write("/depth/image_rect", "sensor_msgs/msg/Image", stamp + 1, serialize(image))
+                bag.write(depth_topic, "sensor_msgs/msg/Image", stamp + 1, serialize(image))
             if "frames" not in drop:
                 image = image_message(ramp(height, width), "mono8", stamp)
                 bag.write("/camera/image_raw", "sensor_msgs/msg/Image", stamp + 2, serialize(image))
@@ -249,8 +255,8 @@ def write_bag(
         matrix = np.array([150.0, 0, 80, 0, 150, 60, 0, 0, 1])
         projection = np.hstack([matrix.reshape(3, 3), np.zeros((3, 1))]).ravel()
         message = info(
-            header_message(BAG_START_NS), height, width, "plumb_bob", np.zeros(5), matrix, np.eye(3).ravel(),
-            projection, 0, 0, roi,
+            header_message(BAG_START_NS), height, width, "plumb_bob", np.array([k1, 0, 0, 0, 0]), matrix,
+            np.eye(3).ravel(), projection, 0, 0, roi,
         )  # fmt: skip
         bag.write("/event_camera/camera_info", "sensor_msgs/msg/CameraInfo", BAG_START_NS, serialize(message))
     return path

@@ -8,7 +8,7 @@ import pytest
 from miniatures import BAG_START_NS, image_message
 
 from sdt_distill.datasets import DatasetError, SampleConfig, open_dataset
-from sdt_ros.bags import BagWriter, open_bag, serialize
+from sdt_ros.bags import BagWriter, open_bag, serialize, spike_windows
 
 # The window of depth image 1 is 150,000 <= t < 200,000.
 MARKS = [
@@ -42,11 +42,37 @@ def test_depth_frame_and_intrinsics_by_hand(tmp_path):
     np.testing.assert_array_equal(sample.intrinsics, [[150, 0, 80], [0, 150, 60], [0, 0, 1]])
 
 
+def test_a_bent_lens_is_straightened_where_depth_is(tmp_path):
+    # On the row of the centre, with f = 150 px: a rectified x lies at 80 + (x - 80) (1 + k1 ((x - 80) / 150)^2).
+    k1, x = -0.3, 135
+    raw = 80 + (x - 80) * (1 + k1 * ((x - 80) / 150) ** 2)  # 132.78
+    marks = [(180_000, round(raw), 60, 1)]
+    sample = open_dataset(miniatures.write_bag(tmp_path / "rect", marks, k1=k1))[1]
+    at = [tuple(cell) for cell in np.argwhere(sample.spikes[2:3, :, 60, 128:142]).tolist()]
+    assert (0, 1, x - 128) in at and round(raw) == 133
+    assert sample.frame[60, x] == pytest.approx(raw * 255 / 159, abs=1)
+    assert sample.intrinsics[0, 0] == 150
+
+    # Depth that is as the lens bends it: events stay where they are, and no pinhole describes them.
+    dataset = open_dataset(miniatures.write_bag(tmp_path / "raw", marks, k1=k1, depth_topic="/depth/image"))
+    assert dataset[1].spikes[2, 1, 60, round(raw)] == 1 and dataset[1].intrinsics is None
+    assert "distorted" in dataset.describe()
+
+
 def test_a_window_is_the_same_however_the_bag_is_walked(tmp_path):
     dataset = open_dataset(miniatures.write_bag(tmp_path / "drive"), config=SampleConfig(window_ms=90))
     forward = [sample.spikes for sample in dataset]
     for k in (2, 0, 1):
         np.testing.assert_array_equal(dataset[k].spikes, forward[k])
+
+
+def test_windows_are_those_of_the_node(tmp_path):
+    bag = miniatures.write_bag(tmp_path / "drive")
+    reader = open_dataset(bag).readers[0]
+    windows = list(spike_windows(bag, bins=4, window_ms=50.0, rate_hz=20.0))
+    assert len(windows) >= 4
+    for window in windows:
+        np.testing.assert_array_equal(reader.read_spikes(window.stamp_ns)[0], window.spikes)
 
 
 def test_frames_stand_in_for_depth(tmp_path):

@@ -15,22 +15,26 @@ from sdt_ros.calibration import Calibration, CalibrationError
 from sdt_ros.events import EventPacket, PacketDecoder, SensorClock
 from sdt_ros.images import depth_to_metres, image_to_array
 
-from .binning import bin_edges, bin_events, plain_cells
+from .binning import bin_edges, bin_events, plain_cells, rectified_cells
 from .coverage import covered
 from .errors import DatasetError, broken
 from .files import check_increasing, require
 from .sample import Sample, SampleConfig, SequenceReader
+from .warp import invert_map, sample_bilinear
 
 IMAGE_TYPE, INFO_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 _BEFORE_NS, _AFTER_NS = 500_000_000, 200_000_000  # packets around a window: for the clock, and for late ones
 _FRAME_TOLERANCE_NS = 25_000_000
+_LAST_NS = 1_000_000_000  # of a recording, in which its last packet is looked for
 
 
 class BagSequence(SequenceReader):
     """One bag. A window is read from the packets around it; their stamps say where it lies in ROS time.
 
     Topics: the first of EventPacket; depth is the first image topic with `depth` in its name; frames the first other.
-    A bag without depth gives samples at its frames, with depth all NaN.
+    A bag without depth gives samples at its frames, with depth all NaN. Where depth is rectified and the event camera's
+    CameraInfo tells of a lens, events and raw frames are rectified as well. Images' stamps are collected by walking
+    over them once; later only what a sample needs is read, by the bag's own index.
     """
 
     format = "bag"
@@ -82,10 +86,14 @@ class BagSequence(SequenceReader):
     @cached_property
     def span(self) -> tuple[int, int]:
         """When the first packet of events begins and the last ends, in ROS time [us]."""
-        first = last = None
-        for message in self._messages(self.topics["events"]):
-            last = message.data
-            first = first or last
+        topic = self.topics["events"]
+        first = next((m.data for m in self._messages(topic)), None)
+        last = None
+        for start_ns in (self._open().end_ns - _LAST_NS, None):  # the end only, if there are packets
+            for message in self._messages(topic, start_ns):
+                last = message.data
+            if last is not None:
+                break
         if first is None or last is None:
             raise broken(self.where, self.path, f"{self.topics['events']} has no packets", "record the events again")
         times = self._decode(PacketDecoder(), self._packet(last))["t"]
@@ -109,12 +117,35 @@ class BagSequence(SequenceReader):
 
     @property
     def intrinsics(self) -> np.ndarray | None:
-        """Of the event camera, from the CameraInfo beside depth or events; None where there is none."""
-        return None if self._calibration is None else self._calibration.p[:, :3]
+        """Of the event camera, from the CameraInfo beside events or depth; None where there is none, or a bent lens."""
+        return None if self._calibration is None or self._bent else self._calibration.p[:, :3]
 
     @property
-    def _distorted(self) -> bool:
-        return self._calibration is not None and self._calibration.is_distorted
+    def _rectifies(self) -> bool:
+        """Whether events go to the rectified grid: where depth is on it, as its name says (`image_rect`)."""
+        rectified = "rect" in self.topics.get("depth", "")
+        return rectified and self._calibration is not None and not self._calibration.is_rectified
+
+    @property
+    def _bent(self) -> bool:
+        return self._calibration is not None and self._calibration.is_distorted and not self._rectifies
+
+    @cached_property
+    def _sensor_places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Column and row on the sensor of each pixel of the rectified grid [px], float64 [H, W] each."""
+        camera = self._calibration
+        assert camera is not None
+        rows, columns = np.mgrid[0 : camera.height, 0 : camera.width]
+        rays = np.stack([columns, rows, np.ones_like(rows)], -1) @ np.linalg.inv(camera.p[:, :3]).T @ camera.r
+        x, y = camera._distorted(rays[..., 0] / rays[..., 2], rays[..., 1] / rays[..., 2])
+        return camera.k[0, 0] * x + camera.k[0, 1] * y + camera.k[0, 2], camera.k[1, 1] * y + camera.k[1, 2]
+
+    @cached_property
+    def _cells(self) -> np.ndarray:
+        """Where each pixel's events go, int32 [H, W]."""
+        if not self._rectifies:
+            return plain_cells(*self.size)
+        return rectified_cells(*invert_map(*self._sensor_places), *self.size)
 
     @cached_property
     def _calibration(self) -> Calibration | None:
@@ -137,7 +168,7 @@ class BagSequence(SequenceReader):
     def notes(self) -> list[str]:
         """What is worth knowing."""
         lacks = [key for key in ("depth", "frames") if key not in self.topics]
-        bent = ["events and frames are as the lens bends them, nothing is rectified"] if self._distorted else []
+        bent = ["the lens is distorted, but depth is not rectified: neither are events"] if self._bent else []
         unknown = [] if self.intrinsics is not None else ["no intrinsics (CameraInfo of the events' size)"]
         return [*super().notes(), *(f"no {key}" for key in lacks), *unknown, *bent]
 
@@ -177,7 +208,7 @@ class BagSequence(SequenceReader):
         inside = [part for part in parts if part["t"].max() >= edges[0] and part["t"].min() < edges[-1]]
         spikes = np.zeros((self.config.bins, 2, *self.size), np.uint8)
         for e in inside:
-            spikes |= bin_events(e["t"], e["x"], e["y"], e["p"], plain_cells(*self.size), self.size, edges)
+            spikes |= bin_events(e["t"], e["x"], e["y"], e["p"], self._cells, self.size, edges)
         return spikes, t_end
 
     def read(self, index: int) -> Sample:
@@ -269,7 +300,10 @@ class BagSequence(SequenceReader):
             ) from None
         if pixels.dtype != np.uint8 or pixels.shape[:2] != self.size:
             return None
-        return np.ascontiguousarray(pixels[..., ::-1] if message.encoding == "bgr8" else pixels)
+        pixels = np.ascontiguousarray(pixels[..., ::-1] if message.encoding == "bgr8" else pixels)
+        if self._rectifies and "rect" not in self.topics["frames"]:
+            return sample_bilinear(pixels, *self._sensor_places)
+        return pixels
 
 
 def header_stamp_ns(data: bytes) -> int:

@@ -218,10 +218,12 @@ def write_bag(
     drop: tuple[str, ...] = (),
     k1: float = 0.0,
     depth_topic: str = "/depth/image_rect",
+    late_from: int = 60,
 ) -> Path:
     """A bag as a robot records it: packets of 5 ms from 0 to 300 ms, depth and grey frames at 100, 200, 300 ms.
 
     The sensor's clock is 1 s ahead of the marks, as clocks of sensors are anywhere; marks are relative to the start.
+    Packets from `late_from` on arrive 4 ms late.
     """
     height, width = 120, 160
     events = with_marks(random_events(height, width, 0, 299_000, 6000), marks or [])
@@ -234,7 +236,7 @@ def write_bag(
             array["t"], array["x"], array["y"], array["p"] = part.T
             array["t"] += 1_000_000
             base, payload = encoder.encode(array)
-            stamp = BAG_START_NS + int(part[0, 0]) * 1000
+            stamp = BAG_START_NS + int(part[0, 0]) * 1000 + 4_000_000 * (k >= late_from)
             packet = EventPacket(
                 stamp, "camera", height, width, k, base, encoding, False, np.frombuffer(payload, np.uint8)
             )

@@ -34,6 +34,16 @@ def test_events_are_binned_by_hand(tmp_path, encoding):
     assert found == {(0, 1, 70, 61), (0, 0, 70, 62), (1, 1, 70, 63), (3, 0, 70, 64)}
 
 
+@pytest.mark.parametrize("encoding", ["evt3", "libcaer"])
+def test_late_packets_do_not_move_their_events(tmp_path, encoding, monkeypatch):
+    monkeypatch.setattr("sdt_distill.datasets.bag._BEFORE_NS", 10_000_000)  # so that a slice has late packets only
+    config = SampleConfig(window_ms=20)
+    on_time = open_dataset(miniatures.write_bag(tmp_path / "a", encoding=encoding), config=config)
+    late = open_dataset(miniatures.write_bag(tmp_path / "b", encoding=encoding, late_from=10), config=config)
+    for one, other in zip(on_time, late, strict=True):
+        np.testing.assert_array_equal(one.spikes, other.spikes)
+
+
 def test_depth_frame_and_intrinsics_by_hand(tmp_path):
     sample = open_dataset(miniatures.write_bag(tmp_path / "drive"))[0]
     assert np.isnan(sample.depth[:10]).all()

@@ -25,6 +25,9 @@ from .warp import invert_map, sample_bilinear
 IMAGE_TYPE, INFO_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 _BEFORE_NS, _AFTER_NS = 500_000_000, 200_000_000  # packets around a window: for the clock, and for late ones
 _FRAME_TOLERANCE_NS = 25_000_000
+_BUCKET_NS, _BUCKETS = 500_000_000, 20  # as `SensorClock`: the least delay of ten seconds tells the offset
+_LEAP_NS = 1_000_000_000  # offsets that differ by more are of another clock, as after a restart of the camera
+_WRAPS_NS = {"evt3": 1000 << 24, "evt2": 1000 << 34, "evt21": 1000 << 34}  # after which a sensor's times begin anew
 _LAST_NS = 1_000_000_000  # of a recording, in which its last packet is looked for
 
 
@@ -44,6 +47,7 @@ class BagSequence(SequenceReader):
         super().__init__(path, name, config)
         self._bag: BagReader | None = None
         self._pid = 0
+        self._least: dict[int, int | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_bag": None, "_pid": 0}
@@ -203,7 +207,7 @@ class BagSequence(SequenceReader):
                 parts.append(events)
         if not parts:
             return np.zeros((self.config.bins, 2, *self.size), np.uint8), stamp_ns // 1000
-        t_end = (stamp_ns - clock.to_ros(0)) // 1000
+        t_end = (stamp_ns - self._offset(clock.to_ros(0), stamp_ns)) // 1000
         edges = bin_edges(t_end, self.config.window_us, self.config.bins)
         inside = [part for part in parts if part["t"].max() >= edges[0] and part["t"].min() < edges[-1]]
         spikes = np.zeros((self.config.bins, 2, *self.size), np.uint8)
@@ -232,6 +236,49 @@ class BagSequence(SequenceReader):
         if self._bag is not None and self._pid == os.getpid():
             self._bag.close()
         self._bag = None
+
+    def _offset(self, near_ns: int, stamp_ns: int) -> int:
+        """ROS time of the sensor's time 0 as the ten seconds around a stamp tell it [ns].
+
+        The node knows only those before; where a later packet was delayed less, this is nearer to the truth.
+
+        Args:
+            near_ns: what the packets around the stamp tell; theirs may all have been delayed.
+            stamp_ns: the stamp.
+        """
+        middle = stamp_ns // _BUCKET_NS
+        first = max(middle - _BUCKETS // 2, self._open().start_ns // _BUCKET_NS)
+        last = min(middle + _BUCKETS // 2, self._open().end_ns // _BUCKET_NS)
+        offset = near_ns
+        for bucket in range(first, last + 1):
+            if bucket not in self._least:
+                self._least[bucket] = self._least_delay(bucket)
+            least = self._least[bucket]
+            if least is None:
+                continue
+            difference = least - near_ns
+            if self._wrap_ns:  # each slice's times begin somewhere else, by whole wraps
+                difference = (difference + self._wrap_ns // 2) % self._wrap_ns - self._wrap_ns // 2
+            if abs(difference) < _LEAP_NS:
+                offset = min(offset, near_ns + difference)
+        return offset
+
+    def _least_delay(self, bucket: int) -> int | None:
+        """The least of stamp minus sensor time of half a second's packets [ns]; None where there are none."""
+        decoder, least = PacketDecoder(), None
+        start = bucket * _BUCKET_NS
+        for message in self._messages(self.topics["events"], start, start + _BUCKET_NS):
+            packet = self._packet(message.data)
+            events = self._decode(decoder, packet)
+            if events.size:
+                difference = packet.stamp_ns - int(events["t"][0]) * 1000
+                least = difference if least is None else min(least, difference)
+        return least
+
+    @cached_property
+    def _wrap_ns(self) -> int:
+        packet = self._packet(next(self._messages(self.topics["events"])).data)
+        return _WRAPS_NS.get(packet.encoding.partition(";")[0], 0)
 
     def _open(self) -> BagReader:
         if self._bag is None or self._pid != os.getpid():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sdt_ros.simulation.camera import Camera
-from sdt_ros.simulation.scenes import ABSENT, BOX, CYLINDER, PLANE, SPHERE, SceneBatch
+from sdt_ros.simulation.scenes import BOX, CYLINDER, PLANE, SPHERE, SceneBatch
 from sdt_ros.simulation.textures import SIZE, TEXELS, TextureAtlas
 
 NEAR_M = 0.02  # nothing is seen closer than this
@@ -74,8 +74,8 @@ class Renderer:
         rays = camera.rays(*(axis.contiguous() for axis in torch.meshgrid(x, y, indexing="xy")))  # [H, W, 3], padded
         tiles = rays.unflatten(1, (self._columns, _TILE)).unflatten(0, (self._rows, _TILE))
         tiles = tiles.permute(0, 2, 4, 1, 3).flatten(3).flatten(0, 1)  # [tiles, 3, pixels of a tile]
-        self._least = tiles[:, :2].amin(2).to(self.device)
-        self._most = tiles[:, :2].amax(2).to(self.device)
+        self._least = tiles[:, :2].amin(2).to(self.device, torch.float32)
+        self._most = tiles[:, :2].amax(2).to(self.device, torch.float32)
         self._rays = tiles.to(self.device, dtype).contiguous()
         self._flat_rays = self._rays.permute(1, 0, 2).flatten(1).contiguous()  # [3, tiles * pixels]
         self._tiles = len(tiles)
@@ -144,20 +144,32 @@ class Renderer:
         behind = (z < NEAR_M).all(-1)
         across = (z < NEAR_M).any(-1)
         xy = corners[..., :2] / z.clamp_min(NEAR_M)[..., None]
-        least = torch.where(across[..., None], -torch.inf, xy.amin(2))[:, None]
-        most = torch.where(across[..., None], torch.inf, xy.amax(2))[:, None]
-        reach = ((least <= self._most[:, None]) & (most >= self._least[:, None])).all(-1)  # [V, tiles, N]
+        # A pixel's rounding further out, so that float32 is safe.
+        margin = 1 / self.camera.fx
+        least = torch.where(across[..., None], -torch.inf, xy.amin(2) - margin).float()[:, None]
+        most = torch.where(across[..., None], torch.inf, xy.amax(2) + margin).float()[:, None]
+        left, right = self._least[:, None], self._most[:, None]  # [tiles, 1, 2]
+        reach = ((least <= right) & (most >= left)).all(-1)  # [V, tiles, N]
+        # A plane is seen by rays that go down to it: the slope is linear, so one at a tile's corner is the steepest.
+        slope = turn[:, :, 2].float()[:, None]  # [V, 1, N, 3]
+        steepest = torch.minimum(slope[..., :2] * left, slope[..., :2] * right).sum(-1) + slope[..., 2]
         kind = scene.kind[index]
-        return (reach & ~behind[:, None] & (kind != ABSENT)[:, None]) | (kind == PLANE)[:, None]
+        flat = (kind == PLANE) & (origin[..., 2] > 0)
+        solid = (kind > PLANE) & ~behind
+        return (reach & solid[:, None]) | ((steepest < 1e-5) & flat[:, None])
 
     def _cast(self, scene: SceneBatch, index: Tensor, turn: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
         """Depth and hit of all pixels: [V, tiles, pixels]."""
         views, objects = turn.shape[:2]
-        pairs = self._visible(scene, index, turn, origin).nonzero()  # ordered by view and tile
-        view, tile, thing = pairs.unbind(1)
-        row = view * self._tiles + tile
+        visible = self._visible(scene, index, turn, origin).flatten(0, 1)  # [V * tiles, N]
+        counts = visible.sum(1)
+        # Rows with equally many objects lie together, so that each such group is one block of memory.
+        order = torch.argsort(counts, stable=True)
+        row, thing = visible[order].nonzero().unbind(1)
+        row = order[row]
+        view, tile = row // self._tiles, row % self._tiles
         pixels = self._rays.shape[2]
-        distance = torch.empty(len(pairs), pixels, dtype=self.dtype, device=self.device)
+        distance = torch.empty(len(row), pixels, dtype=self.dtype, device=self.device)
         kind = scene.kind[index][view, thing]
         half = scene.half[index].to(self.dtype)
         turn, origin = turn.to(self.dtype), origin.to(self.dtype)
@@ -166,17 +178,23 @@ class Renderer:
             if len(chosen):
                 v, n = view[chosen], thing[chosen]
                 distance[chosen] = intersect(turn[v, n], origin[v, n], half[v, n], self._rays[tile[chosen]])
-        depth = torch.full((views * self._tiles, pixels), torch.inf, dtype=self.dtype, device=self.device)
-        hit = torch.full((views * self._tiles, pixels), objects, dtype=torch.int64, device=self.device)
-        counts = torch.bincount(row, minlength=len(depth))
-        first = counts.cumsum(0) - counts
-        for rank in range(int(counts.max()) if len(pairs) else 0):
-            rows = (counts > rank).nonzero().squeeze(1)
-            pair = first[rows] + rank
-            new, old = distance[pair], depth[rows]
-            closer = new < old
-            depth[rows] = torch.where(closer, new, old)
-            hit[rows] = torch.where(closer, thing[pair][:, None], hit[rows])
+        depth = torch.full((len(visible), pixels), torch.inf, dtype=self.dtype, device=self.device)
+        hit = torch.full((len(visible), pixels), objects, dtype=torch.int64, device=self.device)
+        first = done = 0
+        for count, rows in enumerate(torch.bincount(counts).tolist()):
+            if count and rows:
+                block = distance[first : first + rows * count].view(rows, count, pixels)
+                nearest, which = block[:, 0], torch.zeros((rows, pixels), dtype=torch.int32, device=self.device)
+                for k in range(1, count):
+                    closer = block[:, k] < nearest
+                    nearest = torch.minimum(block[:, k], nearest)
+                    which.masked_fill_(closer, k)
+                things = thing[first : first + rows * count].view(rows, count).gather(1, which.to(torch.int64))
+                group = order[done : done + rows]
+                depth[group] = nearest
+                hit[group] = torch.where(nearest.isinf(), objects, things)
+                first += rows * count
+            done += rows
         return depth.view(views, self._tiles, pixels), hit.view(views, self._tiles, pixels)
 
     def _shade(

@@ -38,6 +38,7 @@ setup(
             "ruff>=0.6",
             "mcap>=1.1",
             "lz4>=4.0",
+            "mujoco>=3.1",  # an independent ray caster
             *DATASETS,
             *policy.test_wheels(),
         ],

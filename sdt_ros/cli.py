@@ -24,6 +24,16 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sdt`; returns the exit code: 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # also while the command's modules load, which takes seconds
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output has gone, as in `sdt info | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="sdt", description="Depth from event cameras with a spiking transformer.")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     called = arguments[0] if arguments else None
@@ -33,13 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:  # listed without importing what it needs
             subparsers.add_parser(name, help=text)
     args = parser.parse_args(arguments)
-    try:
-        return int(args.run(args))
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of our output has gone, as in `sdt info | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    return int(args.run(args))
 
 
 if __name__ == "__main__":

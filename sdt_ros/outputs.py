@@ -56,7 +56,8 @@ class Outputs:
 
     def _publisher(self, kind: Any, name: str) -> Any:
         # A profile for each: rclpy writes a topic's overrides into it.
-        reliable = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        # With a depth of 1, a message lost on the way is replaced before its loss is even noticed.
+        reliable = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE)
         overridable = QoSOverridingOptions.with_default_policies()
         publisher = self._node.create_lifecycle_publisher(kind, name, reliable, qos_overriding_options=overridable)
         self._publishers.append(publisher)

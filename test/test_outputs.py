@@ -148,9 +148,9 @@ def test_publishers_go_with_the_outputs_even_when_one_cannot_be_made(context: rc
         node.destroy_node()
 
 
-def test_offered_qos_is_reliable_with_the_last_only(node: LifecycleNode) -> None:
+def test_offered_qos_is_reliable_with_the_last_few(node: LifecycleNode) -> None:
     out = Outputs(node)
     profile: QoSProfile = out._image.qos_profile
-    assert (profile.reliability, profile.depth) == (ReliabilityPolicy.RELIABLE, 1)
+    assert (profile.reliability, profile.depth) == (ReliabilityPolicy.RELIABLE, 5)
     out.destroy()
     assert not [one for one in node.publishers if "depth/" in one.topic_name]

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sdt_ros.colormap import colorize
-from sdt_ros.demo.pictures import event_frame
+from sdt_ros.event_frame import event_frame
 
 from .sample import Sample
 

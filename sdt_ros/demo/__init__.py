@@ -18,7 +18,7 @@ def add_parser(subparsers: Any) -> None:
         "and write depth beside event frames (PNG), an animation, and summary.json.",
         epilog="Exit codes: 0 depth arrived as it should, 1 it did not, 2 wrong arguments, 130 interrupted.",
     )
-    parser.add_argument("--bag", type=Path, help="recording; a generated one of moving patterns by default")
+    parser.add_argument("--bag", type=Path, help="recording; a simulated one with exact depth by default")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write to (out/demo)")
     parser.add_argument("--weights", type=Path, help="checkpoint; the packaged one by default, untrained without it")
     parser.add_argument("--preset", default="sdt_tiny", help="network while there are no weights (sdt_tiny)")

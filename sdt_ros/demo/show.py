@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 from tqdm import tqdm
 
 from sdt_ros.bags import BagError
-from sdt_ros.demo import graph, pictures
+from sdt_ros.demo import graph, pictures, scoring
 from sdt_ros.demo.expected import Expected, expect
+from sdt_ros.evaluation.table import table
 from sdt_ros.events import WindowConfig
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.runtime.packaged import packaged_weights
@@ -28,6 +30,7 @@ TRY_AGAIN_S = 60.0  # a replay that lasts longer is not repeated
 START_S = 90.0  # for the node to load and warm its network, at most
 SETTLE_S = 5.0  # for the last depth image to arrive, at most
 STILLS = 6
+SIMULATED_S = 2.0
 COLOURS_M = (0.5, 80.0)
 
 
@@ -37,7 +40,7 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         BagError, CheckpointError, DeviceError, GraphError, ValueError: what cannot be used, and why.
     """
-    bag = args.bag or _patterns(args.out.parent / "recordings" / "patterns_346x260")
+    bag = args.bag or _simulated(args.out.parent / "recordings" / "simulated_tabletop_346x260")
     weights = args.weights or packaged_weights()
     if weights is None:
         estimator = DepthEstimator.untrained(args.preset, args.device)
@@ -48,7 +51,6 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     if not expected.windows:
         raise BagError(f"{bag} has no window of {windows.window_ms:g} ms with {MIN_EVENTS} events or more")
     untrained, network_ms = estimator.is_untrained, _network_ms(estimator, expected)
-    del estimator  # the node loads its own
     rate = args.rate or min(1.0, max(0.01, round(BUSY * 1000 / RATE_HZ / network_ms, 2)))
     print(f"{bag}: {len(expected.windows)} windows; the network takes {network_ms:.0f} ms each")
 
@@ -79,6 +81,11 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
             title = f"{bag.name}, {window.t_end_us / 1e6:.3f} s of the sensor's clock, {window.events} events"
             alarm = "UNTRAINED WEIGHTS: what is shown on the right is not depth" if untrained else ""
             panels.append(pictures.panel(window.spikes, received.depth[window.stamp_ns], *COLOURS_M, title, alarm))
+    if scoring.has_truth(bag) and received.depth:
+        content, page = scoring.score_published(bag, received.depth, expected, estimator, windows)
+        summary["errors"] = {name: content["metric"][name] for name in content["metric"]}
+        (args.out / "report.html").write_text(page, encoding="utf-8")
+        print(table(content))
     if panels:
         for old in args.out.glob("depth_*.png"):
             old.unlink()
@@ -86,14 +93,16 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
-def _patterns(path: Path) -> Path:
+def _simulated(path: Path) -> Path:
+    """A simulated recording with exact depth, made once and kept."""
     if not path.exists():
-        from sdt_ros.simulation.patterns import write_pattern_bag
+        from sdt_ros.simulation.recording import RecordingConfig, write_recording
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        print(f"generating {path}")
+        print(f"simulating {path}, once", flush=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # an interrupted one must not be taken for whole
-            write_pattern_bag(Path(folder, path.name), progress=True)
+            config = RecordingConfig("tabletop", SIMULATED_S, seed=1)
+            write_recording(Path(folder, path.name), config, progress=sys.stderr.isatty())
             Path(folder, path.name).rename(path)
     return path
 

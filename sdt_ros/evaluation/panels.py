@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sdt_ros.colormap import colorize
-from sdt_ros.demo.pictures import event_frame
+from sdt_ros.event_frame import event_frame
 
 RATIO = 4.0  # errors by this factor and more have the last colour
 _UNKNOWN = np.array([236, 236, 232], np.uint8)

@@ -140,7 +140,7 @@ def _cards(content: Mapping[str, Any]) -> str:
         for name, label, unit in (
             ("abs_rel", "Abs Rel", ""),
             ("rmse", "RMSE", " m"),
-            ("delta1", "&delta; &lt; 1.25", ""),
+            ("delta1", "delta < 1.25", ""),
         )
     ]
     omitted = "; ".join(left_out(counts))

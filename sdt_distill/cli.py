@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import os
-import signal
 import sys
 from collections.abc import Sequence
+
+from sdt_ros.cli import dispatch
 
 # command: (module with `add_parser(subparsers)` that sets `run`, one line of help)
 COMMANDS = {
@@ -17,23 +15,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sdt-distill`; returns the exit code: 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="sdt-distill", description="Train depth networks for event cameras.")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    called = arguments[0] if arguments else None
-    for name, (module, text) in COMMANDS.items():
-        if name == called:
-            importlib.import_module(module).add_parser(subparsers)
-        else:  # listed without importing what it needs
-            subparsers.add_parser(name, help=text)
-    args = parser.parse_args(arguments)
-    try:
-        return int(args.run(args))
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of our output has gone, as in `sdt-distill data check DIR | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    return dispatch("sdt-distill", "Train depth networks for event cameras.", COMMANDS, argv)
 
 
 if __name__ == "__main__":

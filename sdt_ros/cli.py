@@ -7,7 +7,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # command: (module with `add_parser(subparsers)` that sets `run`, one line of help)
 COMMANDS = {
@@ -23,27 +23,40 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sdt`; returns the exit code: 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
+    return dispatch("sdt", "Depth from event cameras with a spiking transformer.", COMMANDS, argv)
+
+
+def dispatch(
+    program: str, description: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None = None
+) -> int:
+    """Run one of several commands, importing only its module.
+
+    Args:
+        program: name of the program.
+        description: of the program, for `--help`.
+        commands: name to (module, one line of help).
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        The command's exit code; 130 when interrupted, also while its module loads, which takes seconds.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(arguments)
-    except KeyboardInterrupt:  # also while the command's modules load, which takes seconds
+        parser = argparse.ArgumentParser(prog=program, description=description)
+        subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+        called = arguments[0] if arguments else None
+        for name, (module, text) in commands.items():
+            if name == called:
+                importlib.import_module(module).add_parser(subparsers)
+            else:  # listed without importing what it needs
+                subparsers.add_parser(name, help=text)
+        args = parser.parse_args(arguments)
+        return int(args.run(args))
+    except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output has gone, as in `sdt info | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-
-
-def _run(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="sdt", description="Depth from event cameras with a spiking transformer.")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    called = arguments[0] if arguments else None
-    for name, (module, text) in COMMANDS.items():
-        if name == called:
-            importlib.import_module(module).add_parser(subparsers)
-        else:  # listed without importing what it needs
-            subparsers.add_parser(name, help=text)
-    args = parser.parse_args(arguments)
-    return int(args.run(args))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""Numbers inside compiled loops: bfloat16 as the upper half of a float32, and a multiply-add that rounds once.
+
+numpy has no bfloat16, so kernels see such tensors as uint16 and convert each value in a register. These are functions
+that numba puts into the loop as instructions; they cannot be called from Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
+
+_FLOAT, _BITS, _HALF = ir.FloatType(), ir.IntType(32), ir.IntType(16)
+_Code = tuple[Any, Callable[..., Any]]
+
+
+def _is_stored(kind: Any) -> bool:
+    return bool(kind in (types.float32, types.uint16))
+
+
+@intrinsic
+def widen(typing: Any, stored: Any) -> _Code:
+    """The float32 of a stored value: itself, or the bfloat16 that a uint16 holds."""
+    if not _is_stored(stored):
+        raise TypingError(f"a kernel stores float32 or uint16 (bfloat16), not {stored}")
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if stored == types.float32:
+            return args[0]
+        bits = builder.shl(builder.zext(args[0], _BITS), ir.Constant(_BITS, 16))
+        return builder.bitcast(bits, _FLOAT)
+
+    return types.float32(stored), code
+
+
+@intrinsic
+def narrow(typing: Any, value: Any, stored: Any) -> _Code:
+    """A float32 as the type of `stored` (whose value is not read): itself, or bfloat16 rounded to nearest even."""
+    if not _is_stored(stored) or value != types.float32:
+        raise TypingError(f"narrow() takes a float32 and a stored value, not {value} and {stored}")
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if stored == types.float32:
+            return args[0]
+        bits = builder.bitcast(args[0], _BITS)
+        odd = builder.and_(builder.lshr(bits, ir.Constant(_BITS, 16)), ir.Constant(_BITS, 1))
+        rounded = builder.add(bits, builder.add(odd, ir.Constant(_BITS, 0x7FFF)))
+        # Rounding could carry a NaN's payload into an infinity or a zero.
+        is_nan = builder.fcmp_unordered("uno", args[0], args[0])
+        chosen = builder.select(is_nan, ir.Constant(_BITS, 0x7FC00000), rounded)
+        return builder.trunc(builder.lshr(chosen, ir.Constant(_BITS, 16)), _HALF)
+
+    return stored(value, stored), code
+
+
+@intrinsic
+def fma(typing: Any, a: Any, b: Any, c: Any) -> _Code:
+    """Float32 a * b + c in one rounding, as torch's vectorised `add(alpha=...)` does it."""
+    if (a, b, c) != (types.float32,) * 3:
+        raise TypingError(f"fma() takes three float32, not {a}, {b}, {c}")
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fma(*args)
+
+    return types.float32(a, b, c), code

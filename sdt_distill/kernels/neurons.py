@@ -1,0 +1,102 @@
+"""`use_fused_neurons`: every MLIF of a network computed by compiled loops, to the same bit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sdt_distill.kernels import lif
+from sdt_distill.kernels.parallel import array, spread
+from sdt_ros.network.neurons import MLIF
+
+_COMPILED = (torch.float32, torch.bfloat16)
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+def use_fused_neurons(network: _Network) -> _Network:
+    """Give every `MLIF` of a network compiled forward and backward passes, in place.
+
+    Spikes are those of the plain neurons to the bit; gradients agree to float32 rounding. Parameters, module names and
+    hooks stay. Currents that are not float32 or bfloat16 on a CPU are computed by the plain neurons.
+
+    Args:
+        network: any module; neurons already swapped stay as they are.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ValueError: it has no MLIF, or one of a class derived from it, whose own forward would be lost.
+    """
+    neurons = [(name, module) for name, module in network.named_modules() if isinstance(module, MLIF)]
+    if not neurons:
+        raise ValueError(f"{type(network).__name__} has no MLIF neurons to swap")
+    for name, module in neurons:
+        if type(module) not in (MLIF, FusedMLIF):
+            raise ValueError(f"{name} is a {type(module).__name__}; only plain MLIF neurons can be swapped")
+        module.__class__ = FusedMLIF
+    return network
+
+
+class FusedMLIF(MLIF):
+    """`MLIF` in compiled loops on a CPU."""
+
+    def forward(self, current: Tensor) -> Tensor:
+        """The same as `MLIF.forward`."""
+        if current.dtype not in _COMPILED or current.device.type != "cpu" or current.numel() == 0:
+            return super().forward(current)
+        spikes: Tensor = _CompiledLIF.apply(current, self.tau, self.threshold, self.alpha)
+        return spikes
+
+
+class _CompiledLIF(torch.autograd.Function):
+    """All T steps as one node in the graph; it keeps the currents and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, tau: float, threshold: float, alpha: float) -> Tensor:
+        steps, neurons = current.shape[0], current[0].numel()
+        spikes = _steps_apart(current)
+        currents = _like(current, spikes)
+        ctx.save_for_backward(currents)
+        ctx.constants = (tau, threshold, alpha)
+        spread(
+            lif.fire, neurons, current.numel(), _flat(currents), _flat(spikes), steps, neurons,
+            np.float32(1 / tau), np.float32(threshold), grain=lif.BLOCK,
+        )  # fmt: skip
+        wanted = torch.empty_like(current)
+        return spikes if spikes.stride() == wanted.stride() else wanted.copy_(spikes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        (current,) = ctx.saved_tensors
+        tau, threshold, alpha = ctx.constants
+        grad_current = torch.empty_like(current)
+        steps, neurons = current.shape[0], current[0].numel()
+        spread(
+            lif.fire_backward, neurons, current.numel(), _flat(current), _flat(_like(grad_outputs[0], grad_current)),
+            _flat(grad_current), steps, neurons, np.float32(1 / tau), np.float32(threshold),
+            np.float32(alpha / 2), np.float32(math.pi / 2 * alpha), grain=lif.BLOCK,
+        )  # fmt: skip
+        return grad_current, None, None, None
+
+
+def _steps_apart(current: Tensor) -> Tensor:
+    """An empty tensor with one whole step after another in memory, laid out as the currents where those are so."""
+    same = torch.empty_like(current)
+    return same if current.shape[0] == 1 or same.stride(0) == same[0].numel() else current.new_empty(current.shape)
+
+
+def _like(tensor: Tensor, layout: Tensor) -> Tensor:
+    """The tensor with its values where `layout` has them in memory: itself, where that is so already."""
+    return tensor if tensor.stride() == layout.stride() else torch.empty_like(layout).copy_(tensor)
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    """A dense tensor as the array of its values in the order of memory."""
+    return array(tensor.as_strided((tensor.numel(),), (1,)))

@@ -1,0 +1,62 @@
+"""Compiled loops over several threads, as many as torch uses.
+
+numba's own `prange` is not used: over OpenMP it kills a data loader's forked workers, and its other scheduler kills the
+process when two threads enter it. Here the calling thread takes the first part and a few idle threads the others, which
+costs some 20 microseconds a call. What a part computes must not depend on where it begins, or results would depend on
+the number of threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
+def spread(kernel: Callable[..., Any], size: int, work: int, *args: Any, grain: int = 1) -> None:
+    """Run `kernel(begin, end, *args)` over parts that make up 0 to `size`.
+
+    Args:
+        kernel: compiled with `nogil`, so that the threads run at once.
+        size: number of things to do.
+        work: values touched in all; too few are left to one thread.
+        args: for the kernel.
+        grain: parts begin at multiples of this.
+    """
+    threads = min(torch.get_num_threads(), -(-size // grain), max(1, work >> 14))
+    if threads <= 1:
+        kernel(0, size, *args)
+        return
+    grains = -(-size // grain)
+    bounds = [min(size, grains * part // threads * grain) for part in range(threads + 1)]
+    others = [_pool(threads - 1).submit(kernel, a, b, *args) for a, b in itertools.pairwise(bounds[1:])]
+    try:
+        kernel(bounds[0], bounds[1], *args)
+    finally:  # nobody may write into these arrays once the caller is told of an error
+        for other in others:
+            other.result()
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """A contiguous CPU tensor as the flat array that kernels take: float32, or uint16 that holds bfloat16."""
+    flat = tensor.detach().view(-1)
+    if flat.dtype == torch.bfloat16:
+        halves: np.ndarray = flat.view(torch.int16).numpy().view(np.uint16)
+        return halves
+    plain: np.ndarray = flat.numpy()
+    return plain
+
+
+def _pool(workers: int) -> ThreadPoolExecutor:
+    key = (os.getpid(), workers)  # a forked child has the object but not its threads
+    if key not in _pools:
+        _pools[key] = ThreadPoolExecutor(workers, "sdt-kernel")
+    return _pools[key]

@@ -54,8 +54,9 @@ class CellGrid:
     def sample(self, features: Tensor) -> Tensor:
         """Another map of the whole image, [B, C, h', w'], at the centres of these cells: [B, C, h, w]."""
         needed = [max(1, round(pixels / cell)) for pixels, cell in zip(self.image, self.cell, strict=True)]
-        smaller = [min(have, need) for have, need in zip(features.shape[-2:], needed, strict=True)]
-        if smaller != list(features.shape[-2:]):  # finer than these cells: average first, points alone would alias
+        have = features.shape[-2:]
+        if any(fine > 1.5 * need for fine, need in zip(have, needed, strict=True)):  # points alone would alias
+            smaller = [min(fine, need) for fine, need in zip(have, needed, strict=True)]
             features = functional.interpolate(features, smaller, mode="bilinear", antialias=True)
         y, x = self._centres(features.device)
         y, x = 2 * y / self.image[0] - 1, 2 * x / self.image[1] - 1  # -1 and 1 are the image's edges

@@ -214,7 +214,7 @@ def test_unknown_presets_and_keys_are_named() -> None:
 
 @pytest.mark.parametrize(
     "key, value",
-    [("embed_dim", 60), ("heads", 7), ("depth", 0), ("attention", "softmax"), ("head", "unet"), ("tau", 1.0),
+    [("embed_dim", 60), ("heads", 7), ("depth", 0), ("attention", "linear"), ("head", "unet"), ("tau", 1.0),
      ("threshold", 0.0), ("head_widths", (1, 2)), ("mlp_ratio", 2.5), ("surrogate_alpha", -1.0), ("tau", "two")],
 )  # fmt: skip
 def test_impossible_configs_name_the_key(key: str, value: object) -> None:

@@ -3,12 +3,15 @@
 Q, K and V are spikes, so Q K^T is a matrix of non-negative counts by itself and needs no softmax (Spikformer,
 arXiv 2209.15425). Without it the product is associative: (Q K^T) V and Q (K^T V) are the same whole numbers, and the
 cheaper one is computed. The spike-driven variant (arXiv 2307.01694) has no product at all.
+
+The third variant is no such thing: softmax attention of real Q, K and V, there to learn what the spikes cost.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sdt_ros.network.config import NetworkConfig
 from sdt_ros.network.layers import ConvBN
@@ -34,14 +37,17 @@ class SpikeProduct(nn.Module):
         tokens, channels = q.shape[-2:]
         return channels <= tokens
 
-    def operations(self, q: Tensor, k: Tensor, v: Tensor) -> list[tuple[str, int, float]]:
-        """What one call costs: (product, MACs a time step and window, rate of the spikes that gate its additions)."""
+    def operations(self, q: Tensor, k: Tensor, v: Tensor) -> list[tuple[str, int, float | None]]:
+        """What one call costs: (product, MACs a time step and window, rate of the spikes that gate its additions).
+
+        The rate is None where the gate is no spikes, as in a network whose neurons were exchanged: it multiplies.
+        """
         heads, tokens, channels = q.shape[-3:]
         if self.keys_first(q):
             macs = heads * tokens * channels * channels
-            return [("k^T v", macs, k.float().mean().item()), ("q (k^T v)", macs, q.float().mean().item())]
+            return [("k^T v", macs, _spike_rate(k)), ("q (k^T v)", macs, _spike_rate(q))]
         macs = heads * tokens * tokens * channels
-        return [("q k^T", macs, q.float().mean().item()), ("(q k^T) v", macs, v.float().mean().item())]
+        return [("q k^T", macs, _spike_rate(q)), ("(q k^T) v", macs, _spike_rate(v))]
 
 
 class SpikeAgreement(nn.Module):
@@ -51,32 +57,65 @@ class SpikeAgreement(nn.Module):
         """Spikes q, k, v [..., N, d] to counts [..., 1, d]; `q` is taken for the shape's sake and not read."""
         return (k * v).sum(dim=-2, keepdim=True)
 
-    def operations(self, q: Tensor, k: Tensor, v: Tensor) -> list[tuple[str, int, float]]:
-        """What one call costs: one addition where both K and V fire."""
+    def operations(self, q: Tensor, k: Tensor, v: Tensor) -> list[tuple[str, int, float | None]]:
+        """What one call costs, as `SpikeProduct.operations`: one addition where both K and V fire."""
         heads, tokens, channels = k.shape[-3:]
-        return [("sum k*v", heads * tokens * channels, (k * v).float().mean().item())]
+        return [("sum k*v", heads * tokens * channels, _spike_rate(k * v))]
+
+
+class SoftmaxProduct(nn.Module):
+    """softmax(Q K^T / sqrt d) V of real numbers (Vaswani et al., arXiv 1706.03762); it has no parameters."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attends: q, k, v [..., N tokens, d] to [..., N, d]."""
+        return functional.scaled_dot_product_attention(q, k, v)
+
+    def operations(self, q: Tensor, k: Tensor, v: Tensor) -> list[tuple[str, int, float | None]]:
+        """What one call costs, as `SpikeProduct.operations`; the exponentials are not counted."""
+        heads, tokens, channels = q.shape[-3:]
+        macs = heads * tokens * tokens * channels
+        return [("q k^T", macs, None), ("softmax(q k^T) v", macs, None)]
+
+
+def _spike_rate(gate: Tensor) -> float | None:
+    """Share of ones; None where other values are among them."""
+    if not ((gate == 0) | (gate == 1)).all():
+        return None
+    return gate.float().mean().item()
 
 
 class SpikingSelfAttention(nn.Module):
-    """Multi-head attention of spikes with a membrane shortcut; `attention` of the config picks the variant."""
+    """Multi-head attention of spikes with a membrane shortcut; `attention` of the config picks the variant.
+
+    "softmax" keeps the shortcut, the neurons at the input and all projections. Q, K and V stay the real numbers that
+    they are behind their norm, and what is attended goes to the projection as it is.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         dim = config.embed_dim
         self.heads = config.heads
         self.spike_driven = config.attention == "spike_driven"
+        self.softmax = config.attention == "softmax"
         self.input_neurons = MLIF.of(config)
         self.qkv = ConvBN(dim, 3 * dim)
-        self.qkv_neurons = MLIF.of(config)
-        self.product = SpikeAgreement() if self.spike_driven else SpikeProduct()
-        # Counts of sparse spikes are mostly small and would starve the neurons behind them: normalise them first.
-        self.norm = nn.BatchNorm2d(dim)
-        self.attention_neurons = MLIF.of(config)
+        if self.softmax:
+            self.product: nn.Module = SoftmaxProduct()
+        else:
+            self.qkv_neurons = MLIF.of(config)
+            self.product = SpikeAgreement() if self.spike_driven else SpikeProduct()
+            # Counts of sparse spikes are mostly small and would starve the neurons behind them: normalise them first.
+            self.norm = nn.BatchNorm2d(dim)
+            self.attention_neurons = MLIF.of(config)
         self.project = ConvBN(dim, dim)
 
     def forward(self, membrane: Tensor) -> Tensor:
         """Membrane stream [T, B, D, H, W] to the same with attention added."""
-        q, k, v = self._split(self.qkv_neurons(self.qkv(self.input_neurons(membrane))))  # each [T, B, heads, N, d]
+        currents = self.qkv(self.input_neurons(membrane))
+        if self.softmax:
+            attended = self.product(*self._split(currents))
+            return membrane + self.project(self._merge(attended, membrane.shape))
+        q, k, v = self._split(self.qkv_neurons(currents))  # each [T, B, heads, N, d]
         counts = self.product(q, k, v) * (SCALE_TOKENS / q.shape[-2])
         attended = self.attention_neurons(self._normalise(counts))
         if self.spike_driven:

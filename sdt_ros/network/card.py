@@ -24,13 +24,11 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-@dataclass(frozen=True)
-class Card:
-    """What a checkpoint's weights were made for and from.
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What the card of any network says, whatever its kind.
 
     Attributes:
-        network: shape of the network.
-        preset: name of the preset that `network` is, or None where it is of one's own.
         bins: time bins T in a window.
         window_ms: length of the window in milliseconds, all bins together.
         depth_range: metres that the network's output stands for.
@@ -44,8 +42,6 @@ class Card:
         weights_sha256: digest of the safetensors file; filled in on saving.
     """
 
-    network: NetworkConfig
-    preset: str | None = None
     bins: int = 4
     window_ms: float = 50.0
     depth_range: DepthRange = field(default_factory=DepthRange)
@@ -60,13 +56,6 @@ class Card:
 
     def __post_init__(self) -> None:
         """Refuses values that no checkpoint can have, naming the key."""
-        if self.preset is not None:
-            if self.preset not in presets:
-                raise CheckpointError(f"unknown preset {self.preset!r}; presets: {', '.join(presets)}")
-            preset, own = presets[self.preset].to_dict(), self.network.to_dict()
-            differing = [f"{key} {own[key]}, not {preset[key]}" for key in own if own[key] != preset[key]]
-            if differing:
-                raise CheckpointError(f"the network is not preset {self.preset!r}: {'; '.join(differing)}")
         _require_number("bins", self.bins, low=1, whole=True)
         _require_number("window_ms", self.window_ms, low=1e-3)
         _require_number("input_scale", self.input_scale, low=1e-3, high=1)
@@ -76,6 +65,80 @@ class Card:
                 raise CheckpointError(f"card key {key!r} is {getattr(self, key)!r}, expected {kind.__name__}")
         if self.trained and not self.training_data:
             raise CheckpointError("card key 'training_data' is empty: trained weights must say on what")
+
+    def plain(self) -> dict[str, Any]:
+        """The card as plain values that JSON can hold, `format_version` first."""
+        names = sorted((entry.name for entry in dataclasses.fields(self)), key=_OWN_FIRST.__contains__, reverse=True)
+        values = {"format_version": FORMAT_VERSION, **{name: getattr(self, name) for name in names}}
+        values["depth_range"] = dataclasses.asdict(self.depth_range)
+        values["scores"] = dict(self.scores)
+        return values
+
+    def to_json(self) -> str:
+        """The card as the text of its file."""
+        return json.dumps(self.plain(), indent=2) + "\n"
+
+    @classmethod
+    def _plain_from_json(cls, text: str) -> dict[str, Any]:
+        """The values of a card's text, of this version and with the keys of this class; the depth range is made.
+
+        Raises:
+            CheckpointError: they are not.
+            TypeError, ValueError: the depth range is none.
+        """
+        values = read_json(text)
+        version = values.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"format_version is {version!r}, this software reads {FORMAT_VERSION}")
+        known = [entry.name for entry in dataclasses.fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise CheckpointError(f"unknown card key {', '.join(map(repr, unknown))}; known keys: {', '.join(known)}")
+        if missing := [key for key in known if key not in values]:
+            raise CheckpointError(f"the card lacks {', '.join(map(repr, missing))}")
+        values["depth_range"] = DepthRange(**values["depth_range"])
+        return values
+
+
+_OWN_FIRST = ("peer", "network", "preset")  # what the weights are comes before what was done with them
+
+
+def read_json(text: str) -> dict[str, Any]:
+    """The object that a card's text holds.
+
+    Raises:
+        CheckpointError: the text is no JSON object.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"expected a JSON object, found {type(values).__name__}")
+    return values
+
+
+@dataclass(frozen=True)
+class Card(CardFacts):
+    """What a checkpoint's weights were made for and from.
+
+    Attributes:
+        network: shape of the network.
+        preset: name of the preset that `network` is, or None where it is of one's own.
+    """
+
+    network: NetworkConfig
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses values that no checkpoint can have, naming the key."""
+        super().__post_init__()
+        if self.preset is not None:
+            if self.preset not in presets:
+                raise CheckpointError(f"unknown preset {self.preset!r}; presets: {', '.join(presets)}")
+            preset, own = presets[self.preset].to_dict(), self.network.to_dict()
+            differing = [f"{key} {own[key]}, not {preset[key]}" for key in own if own[key] != preset[key]]
+            if differing:
+                raise CheckpointError(f"the network is not preset {self.preset!r}: {'; '.join(differing)}")
 
     @classmethod
     def of_preset(cls, name: str, **values: Any) -> Card:
@@ -88,15 +151,9 @@ class Card:
             raise CheckpointError(f"unknown preset {name!r}; presets: {', '.join(presets)}")
         return cls(network=presets[name], preset=name, **values)
 
-    def to_json(self) -> str:
-        """The card as the text of its file."""
-        values: dict[str, Any] = {"format_version": FORMAT_VERSION}
-        for entry in dataclasses.fields(self):
-            values[entry.name] = getattr(self, entry.name)
-        values["network"] = self.network.to_dict()
-        values["depth_range"] = dataclasses.asdict(self.depth_range)
-        values["scores"] = dict(self.scores)
-        return json.dumps(values, indent=2) + "\n"
+    def plain(self) -> dict[str, Any]:
+        """The card as plain values that JSON can hold."""
+        return {**super().plain(), "network": self.network.to_dict()}
 
     @classmethod
     def from_json(cls, text: str) -> Card:
@@ -105,23 +162,14 @@ class Card:
         Raises:
             CheckpointError: the text is no card, or not one of this version; the message names the key.
         """
+        if peer := read_json(text).get("peer"):
+            raise CheckpointError(
+                f"these are weights of {peer}, a network to compare with, which only `sdt-distill eval` runs; "
+                "name the checkpoint of a spiking depth transformer"
+            )
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"expected a JSON object, found {type(values).__name__}")
-        version = values.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise CheckpointError(f"format_version is {version!r}, this software reads {FORMAT_VERSION}")
-        known = [entry.name for entry in dataclasses.fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise CheckpointError(f"unknown card key {', '.join(map(repr, unknown))}; known keys: {', '.join(known)}")
-        if missing := [key for key in known if key not in values]:
-            raise CheckpointError(f"the card lacks {', '.join(map(repr, missing))}")
-        try:
+            values = cls._plain_from_json(text)
             values["network"] = NetworkConfig.from_dict(values["network"])
-            values["depth_range"] = DepthRange(**values["depth_range"])
             return cls(**values)
         except CheckpointError:
             raise

@@ -6,28 +6,31 @@ import dataclasses
 import hashlib
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sdt_ros.network.card import Card, CheckpointError
+from sdt_ros.network.card import Card, CardFacts, CheckpointError
 from sdt_ros.network.depth_range import DepthRange
 from sdt_ros.network.transformer import SpikingDepthTransformer
 
+AnyCard = TypeVar("AnyCard", bound=CardFacts)
 
-def save_checkpoint(path: str | Path, network: SpikingDepthTransformer, card: Card) -> Card:
-    """Writes weights and card.
 
-    Both files are written whole beside their places and then renamed, so that a crash leaves the old ones. The card
-    holds the digest of its weights: if the crash falls between the two renames, loading says so.
+def save_checkpoint(path: str | Path, network: SpikingDepthTransformer, card: Card, *, half: bool = False) -> Card:
+    """Writes weights and card; see `store_tensors` for how.
 
     Args:
         path: the `.safetensors` file; its folder is made where it is missing.
         network: the network, on any device, not folded for inference.
         card: what it is; its `network` must be the network's config.
+        half: write the weights of layers in float16, half the size. Norms and biases stay float32: they are few, and
+            variances leave float16's range.
 
     Returns:
         The card as written, digest filled in.
@@ -36,10 +39,41 @@ def save_checkpoint(path: str | Path, network: SpikingDepthTransformer, card: Ca
         CheckpointError: path, card and network do not fit, or a weight is not finite.
     """
     path = _weights_path(path)
+    if type(network) is not SpikingDepthTransformer:  # a variant under the same names would be loaded as another
+        raise CheckpointError(f"{path}: a {type(network).__name__} cannot be saved for the node")
     if card.network != network.config:
         raise CheckpointError(f"{path}: the card describes {card.network}, the network is {network.config}")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    _require_same_tensors(path, tensors, SpikingDepthTransformer(card.network).state_dict())
+    return store_tensors(
+        path, network.state_dict(), SpikingDepthTransformer(card.network).state_dict(), card, half=half
+    )
+
+
+def store_tensors(
+    path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor], card: AnyCard, *, half: bool = False
+) -> AnyCard:
+    """Writes the tensors of any network and their card.
+
+    Both files are written whole beside their places and then renamed, so that a crash leaves the old ones. The card
+    holds the digest of its weights: if the crash falls between the two renames, loading says so.
+
+    Args:
+        path: the `.safetensors` file; its folder is made where it is missing.
+        state: tensors by name, on any device.
+        expected: tensors of a network that is built as the card says.
+        card: the card.
+        half: see `save_checkpoint`.
+
+    Returns:
+        The card as written, digest filled in.
+
+    Raises:
+        CheckpointError: the tensors are not those expected, or one is not finite.
+    """
+    path = _weights_path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    _require_same_tensors(path, tensors, expected)
+    if half:
+        tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
     _require_finite(path, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
@@ -65,6 +99,19 @@ def load_card(path: str | Path) -> Card:
     Raises:
         CheckpointError: weights or card are missing, or the card is none.
     """
+    path, text = read_card_text(path)
+    try:
+        return Card.from_json(text)
+    except CheckpointError as error:
+        raise CheckpointError(f"{_card_path(path)}: {error}") from error
+
+
+def read_card_text(path: str | Path) -> tuple[Path, str]:
+    """The path of a checkpoint's weights, and the text of its card.
+
+    Raises:
+        CheckpointError: weights or card are missing, or the card is no text.
+    """
     path = _weights_path(path)
     card_path = _card_path(path)
     if not path.is_file():
@@ -72,8 +119,8 @@ def load_card(path: str | Path) -> Card:
     if not card_path.is_file():
         raise CheckpointError(f"{path}: its card {card_path.name} is missing; copy both files of a checkpoint together")
     try:
-        return Card.from_json(card_path.read_text(encoding="utf-8"))
-    except (CheckpointError, UnicodeDecodeError) as error:
+        return path, card_path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise CheckpointError(f"{card_path}: {error}") from error
 
 
@@ -107,17 +154,38 @@ def load_checkpoint(
     for key, value in needed.items():
         if value is not None and getattr(card, key) != value:
             raise CheckpointError(f"{path}: trained for {key} {getattr(card, key)}, asked for {value}")
+    network = SpikingDepthTransformer(card.network)
+    network.load_state_dict(load_tensors(path, network.state_dict(), card))
+    return network.eval(), card
+
+
+def load_tensors(path: Path, expected: Mapping[str, Tensor], card: CardFacts) -> dict[str, Tensor]:
+    """Reads the tensors of any network; those written in float16 come back as float32.
+
+    Args:
+        path: the `.safetensors` file.
+        expected: tensors of a network that is built as the card says.
+        card: its card.
+
+    Raises:
+        CheckpointError: the file is damaged, not the card's, or its tensors are not those expected.
+    """
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or no safetensors file: {error}") from error
-    network = SpikingDepthTransformer(card.network)
-    _require_same_tensors(path, tensors, network.state_dict())
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.float16 and tensor.ndim > 1:
+            tensors[name] = tensor.float()
+    _require_same_tensors(path, tensors, expected)
     _require_finite(path, tensors)
     if _sha256(path) != card.weights_sha256:
         raise CheckpointError(f"{path}: damaged, or not the weights that {_card_path(path).name} was written for")
-    network.load_state_dict(tensors)
-    return network.eval(), card
+    return tensors
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.ndim > 1 and tensor.dtype == torch.float32 else tensor
 
 
 def _weights_path(path: str | Path) -> Path:
@@ -131,7 +199,7 @@ def _card_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _require_same_tensors(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def _require_same_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     if missing := [name for name in expected if name not in found]:
         raise CheckpointError(f"{path}: lacks {_some(missing)}")
     if unexpected := [name for name in found if name not in expected]:
@@ -142,7 +210,7 @@ def _require_same_tensors(path: Path, found: dict[str, Tensor], expected: dict[s
             raise CheckpointError(f"{path}: tensor {name!r} is {have}, the network of its card needs {want}")
 
 
-def _require_finite(path: Path, tensors: dict[str, Tensor]) -> None:
+def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     # Neurons turn NaN into silence, so that broken weights would give a depth that looks sound.
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:

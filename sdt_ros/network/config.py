@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 PATCH = 16  # pixels a token: the stem halves four times
-ATTENTIONS = ("ssa", "spike_driven")
+ATTENTIONS = ("ssa", "spike_driven", "softmax")
 HEADS = ("fusion", "linear")
 
 
@@ -33,7 +33,8 @@ class NetworkConfig:
         depth: number of transformer blocks L; the fusion head reads all of them.
         heads: attention heads; must divide `embed_dim`.
         mlp_ratio: hidden channels of the spiking MLP, in units of `embed_dim`.
-        attention: "ssa", Q(K^T V) without softmax, or "spike_driven", which masks Q by LIF(sum of K*V).
+        attention: "ssa", Q(K^T V) without softmax; "spike_driven", which masks Q by LIF(sum of K*V); or "softmax", the
+            real-valued attention of other transformers, to compare with.
         head: "fusion", all stages with skips up to full resolution, or "linear", one projection of the last stage.
         head_widths: channels of the fusion head at 1/16, 1/8, 1/4, 1/2 and full resolution.
         polarities: input channels a bin, 2 for ON and OFF.

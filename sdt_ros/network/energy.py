@@ -4,8 +4,8 @@
 
 for 45 nm at 32 bit (Horowitz 2014; Spikformer V2, arXiv 2403.18228). A layer's input is called spikes when every value
 seen is 0 or 1, whatever its author meant. The products of attention are counted too: each adds rows of one operand
-where the other, a spike, is 1. Not in it: memory traffic, which on most hardware costs more, and the neurons, norms,
-pools and interpolations, which are linear in pixels.
+where the other, a spike, is 1, or multiplies where it is none. Not in it: memory traffic, which on most hardware costs
+more, and the neurons, norms, pools, gates and interpolations, which are linear in pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sdt_ros.network.attention import SpikeAgreement, SpikeProduct
+from sdt_ros.network.attention import SoftmaxProduct, SpikeAgreement, SpikeProduct
 
 MAC_PJ = 4.6  # a 32-bit floating point multiplication and addition
 AC_PJ = 0.9  # an addition
@@ -34,7 +34,8 @@ class LayerEnergy:
         input_shape: of one run, [C, H, W] or [heads, N, d].
         parameters: weights and biases of the layer itself.
         macs: multiply-accumulates of one run if nothing were sparse.
-        runs: how often it runs in a window: T, or once behind the mean over time.
+        runs: how often it runs in a window: T, or once behind the mean over time. Time steps may come as one batch
+            or one after the other.
         rate: share of ones in its input; None for real input, or where nothing was measured.
         spiking: whether all inputs seen were 0 or 1, so that it accumulates (AC) and multiplies nothing.
         energy_mj: millijoules a window; None where nothing was measured.
@@ -92,9 +93,10 @@ class _Tally:
     input_shape: tuple[int, ...]
     parameters: int
     macs: int
-    runs: int
+    runs: int = 0
     spiking: bool = True
     rates: list[float] = field(default_factory=list)
+    runs_now: int = 0  # in the pass that is under way
 
     def row(self, name: str) -> LayerEnergy:
         rate = sum(self.rates) / len(self.rates) if self.spiking else None
@@ -133,8 +135,9 @@ class EnergyRecorder:
         for name, module in self._network.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 self._handles.append(module.register_forward_hook(self._layer_hook(name)))
-            elif isinstance(module, SpikeProduct | SpikeAgreement):
+            elif isinstance(module, SpikeProduct | SpikeAgreement | SoftmaxProduct):
                 self._handles.append(module.register_forward_hook(self._product_hook(name)))
+        self._handles.append(self._network.register_forward_hook(self._end))  # behind the hooks of its layers
         return self
 
     def __exit__(
@@ -160,6 +163,15 @@ class EnergyRecorder:
     def _begin(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._batch = inputs[0].shape[0]
         self.windows += self._batch
+        for tally in self._tallies.values():
+            tally.runs_now = 0
+
+    def _end(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        for name, tally in self._tallies.items():
+            if tally.runs != tally.runs_now:
+                if tally.runs:
+                    self._refuse(name)
+                tally.runs = tally.runs_now
 
     def _layer_hook(self, name: str) -> Callable[..., None]:
         def record(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -170,24 +182,30 @@ class EnergyRecorder:
                 kind, fan_in, sites = "linear", module.in_features, output[0].numel()
             parameters = sum(p.numel() for p in module.parameters())
             runs = spikes.shape[0] // self._batch
-            tally = self._tally(name, _Tally(kind, tuple(spikes.shape[1:]), parameters, fan_in * sites, runs))
+            tally = self._tally(name, _Tally(kind, tuple(spikes.shape[1:]), parameters, fan_in * sites), runs)
             tally.spiking &= bool(((spikes == 0) | (spikes == 1)).all())
             tally.rates.append(spikes.float().mean().item())
 
         return record
 
     def _product_hook(self, name: str) -> Callable[..., None]:
-        def record(module: SpikeProduct | SpikeAgreement, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def record(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             q = inputs[0]  # [T, B, heads, N, d]
             runs = q.shape[0] * q.shape[1] // self._batch
             for product, macs, rate in module.operations(*inputs):
-                tally = self._tally(f"{name}: {product}", _Tally("product", tuple(q.shape[2:]), 0, macs, runs))
-                tally.rates.append(rate)
+                tally = self._tally(f"{name}: {product}", _Tally("product", tuple(q.shape[2:]), 0, macs), runs)
+                tally.spiking &= rate is not None
+                tally.rates.append(rate or 0.0)
 
         return record
 
-    def _tally(self, name: str, fresh: _Tally) -> _Tally:
+    def _tally(self, name: str, fresh: _Tally, runs: int) -> _Tally:
         tally = self._tallies.setdefault(name, fresh)
-        if (tally.input_shape, tally.runs) != (fresh.input_shape, fresh.runs):
-            raise ValueError(f"{name}: windows of different shapes cannot be averaged; record each shape by itself")
+        if tally.input_shape != fresh.input_shape:
+            self._refuse(name)
+        tally.runs_now += runs
         return tally
+
+    @staticmethod
+    def _refuse(name: str) -> None:
+        raise ValueError(f"{name}: windows of different shapes cannot be averaged; record each shape by itself")

@@ -17,6 +17,7 @@ from sdt_ros.network.attention import SpikingSelfAttention
 from sdt_ros.network.block import SpikingMLP
 from sdt_ros.network.config import NetworkConfig, get_preset
 from sdt_ros.network.head import FusionHead
+from sdt_ros.network.neurons import MLIF
 from sdt_ros.network.transformer import SpikingDepthTransformer
 
 
@@ -34,12 +35,16 @@ def build_network(network: str | NetworkConfig) -> SpikingDepthTransformer:
     """
     config = get_preset(network) if isinstance(network, str) else network
     model = SpikingDepthTransformer(config)
+    initialise(model, synthetic_events(bins=4, height=128, width=128, polarities=config.polarities))
+    return model.train()
+
+
+def initialise(model: SpikingDepthTransformer, spikes: Tensor) -> None:
+    """Draws the weights of a network, and sets its norms by the spikes [B, T, P, H, W] that it will see first."""
     _draw_weights(model)
-    spikes = synthetic_events(bins=4, height=128, width=128, polarities=config.polarities)
     with torch.no_grad():
         _set_statistics(model, spikes)
         _centre_depth(model, spikes)
-    return model.train()
 
 
 def synthetic_events(bins: int, height: int, width: int, polarities: int = 2, seed: int = 0) -> Tensor:
@@ -63,14 +68,16 @@ def synthetic_events(bins: int, height: int, width: int, polarities: int = 2, se
     return (events | noise)[None].to(torch.uint8)
 
 
-def _norms_before_neurons(model: SpikingDepthTransformer) -> Iterator[nn.BatchNorm2d]:
+def _norms_before_neurons(model: SpikingDepthTransformer) -> Iterator[tuple[nn.BatchNorm2d, nn.Module]]:
     for module in model.modules():
-        if isinstance(module, SpikingSelfAttention):
-            yield from (module.qkv.bn, module.norm)
+        if isinstance(module, SpikingSelfAttention) and not module.softmax:
+            yield module.qkv.bn, module.qkv_neurons
+            yield module.norm, module.attention_neurons
         elif isinstance(module, SpikingMLP):
-            yield module.expand.bn
+            yield module.expand.bn, module.hidden_neurons
         elif isinstance(module, FusionHead):
-            yield from (module.fuse.bn, module.context.bn)
+            yield module.fuse.bn, module.context_neurons
+            yield module.context.bn, module.output_neurons
 
 
 def _draw_weights(model: SpikingDepthTransformer) -> None:
@@ -83,8 +90,9 @@ def _draw_weights(model: SpikingDepthTransformer) -> None:
             nn.init.constant_(module.project.bn.weight, 1 / math.sqrt(2 * model.config.depth))
     # Neurons behind a norm alone see a mean of 0, those behind a max pool more. The former are given the spread of
     # the current that makes a resting neuron fire in one step, tau * threshold: about a tenth of their steps fire.
-    for norm in _norms_before_neurons(model):
-        nn.init.constant_(norm.weight, model.config.tau * model.config.threshold)
+    for norm, neurons in _norms_before_neurons(model):
+        if isinstance(neurons, MLIF):
+            nn.init.constant_(norm.weight, neurons.tau * neurons.threshold)
 
 
 def _set_statistics(model: SpikingDepthTransformer, spikes: Tensor) -> None:

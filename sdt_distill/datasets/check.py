@@ -99,6 +99,8 @@ def check_sequence(reader: SequenceReader, most_samples: int | None = None, prog
     for error in reader.check_parts():
         problems[str(error)] = None
     whole = not problems
+    for error in reader.check_content():
+        problems[str(error)] = None
     expected = _or_nothing(reader, "all_indices")
     usable = _or_nothing(reader, "indices")
     tally = _Tally()

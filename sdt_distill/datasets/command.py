@@ -1,4 +1,4 @@
-"""`sdt-distill data check`: says what a folder is, what is missing or broken in it, and shows a sample."""
+"""`sdt-distill data`: says what a folder is and what is broken in it, shows a sample, simulates banks of samples."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from .errors import DatasetError
 from .picture import sample_picture
 from .registry import FORMATS, LAYOUTS, detect, select
 from .sample import SampleConfig
+from .simulate import add_simulate
 
 
 def add_parser(subparsers: Any) -> None:
     """Add `data` and its commands to the command line."""
-    parser = subparsers.add_parser("data", help="say what a data set folder is, and what is missing or broken in it")
+    parser = subparsers.add_parser("data", help="check data set folders, simulate banks of samples")
     commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
     checker = commands.add_parser(
         "check",
@@ -33,21 +34,30 @@ def add_parser(subparsers: Any) -> None:
         "--samples", type=_positive, metavar="N", help="read N samples of each recording (default: all)"
     )
     checker.add_argument(
-        "--window-ms", type=float, default=50.0, metavar="MS", help="duration of windows (default: 50)"
+        "--window-ms", type=float, metavar="MS", help="duration of windows (default: 50, or a simulation's own)"
     )
-    checker.add_argument("--bins", type=int, default=4, metavar="T", help="time bins of a window (default: 4)")
+    checker.add_argument(
+        "--bins", type=int, metavar="T", help="time bins of a window (default: 4, or a simulation's own)"
+    )
     checker.add_argument("--picture", type=Path, metavar="FILE.png", help="write a sample: events, frame, depth")
     checker.add_argument(
         "--sample", type=int, metavar="K", help="which one (default: the middle of the first recording)"
     )
     checker.add_argument("--json", type=Path, metavar="FILE", help="write the findings to this file too")
     checker.set_defaults(run=run_check)
+    add_simulate(commands)
 
 
 def run_check(args: argparse.Namespace) -> int:
     """Check a folder; 0 sound, 1 broken, 2 wrong arguments."""
     try:
-        config = SampleConfig(window_ms=args.window_ms, bins=args.bins)
+        config = None
+        if args.window_ms is not None or args.bins is not None:
+            plain = SampleConfig()
+            config = SampleConfig(
+                plain.window_ms if args.window_ms is None else args.window_ms,
+                plain.bins if args.bins is None else args.bins,
+            )
         if not args.dir.exists():
             raise ValueError(f"there is nothing at {args.dir}")
         name = args.dataset or detect(args.dir)

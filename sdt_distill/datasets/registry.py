@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from . import bag, dense, dsec, mvsec
+import yaml
+
+from . import bag, bank, dense, dsec, mvsec
+from .bank_files import find_banks
 from .errors import DatasetError
 from .sample import SampleConfig, SequenceDataset, SequenceReader
 from .splits import SPLITS
 
-FORMATS = ("dsec", "mvsec", "dense", "dense-spike", "bag")
+if TYPE_CHECKING:
+    from .simulated import SimulatedDataset
+
+FORMATS = ("dsec", "mvsec", "dense", "dense-spike", "bag", "simulation")
 """Names of the formats."""
 
 LAYOUTS = """\
@@ -17,11 +26,22 @@ LAYOUTS = """\
   mvsec        NAME_data.hdf5, NAME_gt.hdf5
   dense        SEQUENCE/events/data/events_*.npy, SEQUENCE/depth/data/depth_*.npy
   dense-spike  SEQUENCE/spike/r128/spike_*.npy, SEQUENCE/depth/data/depth_*.npy
-  bag          metadata.yaml, or a .mcap or .db3 file"""
+  bag          metadata.yaml, or a .mcap or .db3 file
+  simulation   bank.json and shard-*/ (sdt-distill data simulate), or a .json or .yaml file with `family: ...`"""
+
+_DESCRIPTIONS = {".json", ".yaml", ".yml"}
 
 
-def find_readers(root: Path, name: str, config: SampleConfig) -> list[SequenceReader]:
-    """The recordings of a format at or below a path; nothing is read yet."""
+def find_readers(root: Path, name: str, config: SampleConfig | None = None) -> list[SequenceReader]:
+    """The recordings of a format at or below a path; of a simulation only the description is read, of others nothing.
+
+    Raises:
+        DatasetError: a simulation's description is broken, or its windows are not those of `config`.
+        ValueError: the format is unknown.
+    """
+    if name == "simulation":
+        return list(_simulations(root, config))
+    config = config or SampleConfig()
     if name == "dsec":
         return [dsec.DsecSequence(p, p.resolve().name, config) for p in dsec.find_sequences(root)]
     if name == "mvsec":
@@ -38,22 +58,26 @@ def find_readers(root: Path, name: str, config: SampleConfig) -> list[SequenceRe
 
 def detect(root: Path) -> str | None:
     """The format of what lies at or below a path, None where it is none of the known."""
-    config = SampleConfig()
+    if find_banks(root) or _is_description(root):
+        return "simulation"
     # Spikes before events: DENSE-Spike may lie in the folders of DENSE.
     for name in ("dsec", "mvsec", "dense-spike", "dense", "bag"):
-        if find_readers(root, name, config):
+        if find_readers(root, name):
             return name
     # Depth without events is a broken recording of DENSE, not an unknown folder.
     return "dense" if dense.find_sequences(root, "depth/data") else None
 
 
-def select(root: Path, name: str, config: SampleConfig, split: str | None = None) -> list[SequenceReader]:
-    """The recordings of a format, all or those of a published split; nothing is read yet.
+def select(root: Path, name: str, config: SampleConfig | None = None, split: str | None = None) -> list[SequenceReader]:
+    """The recordings of a format, all or those of a split; nothing but a simulation's description is read yet.
 
     Raises:
         DatasetError: there are none.
         ValueError: the format or the split is unknown.
     """
+    if name == "simulation":
+        return list(_simulations(root, config, split))
+    config = config or SampleConfig()
     readers = find_readers(root, name, config)
     if not readers and name == "dense":
         readers = [dense.DenseSequence(p, p.resolve().name, config) for p in dense.find_sequences(root, "depth/data")]
@@ -80,8 +104,8 @@ def open_dataset(
     Args:
         root: folder of the data set or of one recording, or a bag.
         name: one of `FORMATS`; what the folder looks like if None.
-        config: window, bins, frames.
-        split: a name of `SPLITS[name]`; all recordings if None.
+        config: window, bins, frames; if None those of a simulation's description, or 50 ms in 4 bins.
+        split: a name of `SPLITS[name]`, or of a simulation `train`, `validation` or `test`; all recordings if None.
 
     Raises:
         DatasetError: it is none, or something in it is missing or broken.
@@ -91,4 +115,46 @@ def open_dataset(
     name = name or detect(root)
     if name is None:
         raise DatasetError(f"{root} is no data set that is known here; expected is\n{LAYOUTS}")
-    return SequenceDataset(select(root, name, config or SampleConfig(), split))
+    if name == "simulation":
+        if _is_description(root):
+            return _described(root, config, split)
+        if len(banks := find_banks(root)) == 1:
+            return bank.BankDataset(banks[0], split, config=config)
+    return SequenceDataset(select(root, name, config, split))
+
+
+def _is_description(path: Path) -> bool:
+    if not path.is_file() or path.suffix.lower() not in _DESCRIPTIONS:
+        return False
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return False
+    return isinstance(content, dict) and "family" in content
+
+
+def _described(path: Path, config: SampleConfig | None, split: str | None) -> SimulatedDataset:
+    """The data set of a description; a split that is asked for comes before the file's own."""
+    from .simulated import SimulatedDataset, read_description  # imports torch
+
+    found = read_description(path)
+    if split is not None:
+        found = dataclasses.replace(found, split=split)
+    if config is not None:
+        found = dataclasses.replace(found, window_ms=config.window_ms, bins=config.bins)
+    return SimulatedDataset(found, frames=config is None or config.frames, path=path)
+
+
+def _simulations(root: Path, config: SampleConfig | None, split: str | None = None) -> Sequence[SequenceReader]:
+    """The families of a description, or of the banks at or in a folder."""
+    if root.is_file():
+        return _described(root, config, split).readers
+    banks = find_banks(root)
+    if not banks:
+        raise DatasetError(f"simulation: {root}: there is no bank and no description; expected is\n{LAYOUTS}")
+    readers = [reader for path in banks for reader in bank.bank_readers(path, config)]
+    chosen = [reader for reader in readers if split is None or reader.bank.split == split]
+    if not chosen:
+        have = ", ".join(f"{path.name}: {reader.bank.split}" for path, reader in zip(banks, readers, strict=False))
+        raise DatasetError(f"simulation: {root}: there is no bank of the split {split}; there are {have}")
+    return chosen

@@ -1,0 +1,114 @@
+"""`sdt-distill data simulate`: simulates samples and keeps them on disk as a bank."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_simulate(commands: Any) -> None:
+    """Add `simulate` to the commands of `data`."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "simulate",
+        help="simulate samples and keep them on disk, so that training can read them many times",
+        description="Simulate samples and keep them as a bank. Run again after a stop, it goes on; with more "
+        "--samples, the bank grows. Splits share neither seeds nor textures nor photographs.",
+        epilog="exit codes: 0 the bank is finished or this part of it is, 1 it could not be written, 2 wrong arguments",
+    )
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="folder of the bank")
+    add("--samples", type=int, default=20_000, metavar="N", help="samples that it shall have (20000)")
+    add("--family", default="mixed", help="of scenes: driving, hallway, tabletop, flying, or mixed (mixed)")
+    add(
+        "--camera",
+        default="172x130",
+        metavar="CAMERA",
+        help="WxH (the sensor of nearest shape at that size), a sensor (davis346, gen3_vga, gen4_hd), a part of one "
+        "(davis346/2) or one at a size (gen3_vga@172x130); default 172x130, davis346 at half resolution",
+    )
+    add("--seed", type=int, default=0, help="of everything random (0)")
+    add("--split", default="train", help="train, validation or test (train)")
+    add(
+        "--photographs", type=Path, nargs="+", default=[], metavar="DIR",
+        help="folders of photographs to take textures from too; files are shared out among the splits",
+    )  # fmt: skip
+    add("--bins", type=int, default=4, metavar="T", help="time bins of a window (4)")
+    add("--window-ms", type=float, default=50.0, metavar="MS", help="duration of a window (50)")
+    add("--texture-sets", type=int, default=1000, metavar="N", help="different sets of textures, at most (1000)")
+    add("--texture-block", type=int, default=512, metavar="N", help="samples in a row that share one (512)")
+    add("--shard", type=int, metavar="N", help="samples of a shard (256, fewer for large cameras)")
+    add(
+        "--part",
+        default="0/1",
+        metavar="K/N",
+        help="write each Nth shard only, from K = 0 on, so that N processes share (0/1)",
+    )
+    add("--workers", type=int, default=1, metavar="N", help="processes of this one (1)")
+    add("--device", default="cpu", help="where to simulate: cpu or cuda (cpu)")
+    add("--json", type=Path, metavar="FILE", help="write the figures to this file too")
+    parser.set_defaults(run=run_simulate)
+
+
+def run_simulate(args: argparse.Namespace) -> int:
+    """Write a bank; 0 done, 1 the disk or the photographs fail, 2 wrong arguments."""
+    from .bank import write_bank
+    from .errors import DatasetError
+    from .simulated import SimulatedConfig, parse_camera
+
+    try:
+        part, parts = (int(text) for text in args.part.split("/"))
+    except ValueError:
+        print(f"sdt-distill data simulate: --part {args.part} is not K/N, as 0/2", file=sys.stderr)
+        return 2
+    try:
+        config = SimulatedConfig(
+            family=args.family,
+            camera=parse_camera(args.camera),
+            seed=args.seed,
+            samples=args.samples,
+            split=args.split,
+            photographs=tuple(args.photographs),
+            bins=args.bins,
+            window_ms=args.window_ms,
+            texture_sets=args.texture_sets,
+            texture_block=args.texture_block,
+        )
+        config.photograph_files()
+        _device(args.device)
+        summary = write_bank(
+            args.out, config, shard=args.shard, part=part, parts=parts, device=args.device, workers=args.workers,
+            progress=True,
+        )  # fmt: skip
+    except DatasetError as error:
+        print(f"sdt-distill data simulate: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"sdt-distill data simulate: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"sdt-distill data simulate: {error}; shards that are there are kept, run it again", file=sys.stderr)
+        return 1
+    state = "finished" if summary.finished else "not finished: other parts are missing"
+    print(
+        f"{args.out}: {summary.present} samples, {summary.bytes / 1e6:.1f} MB, {state}\n"
+        f"wrote {summary.written} in {summary.seconds:.1f} s, {summary.samples_s:.1f} samples/s; "
+        f"kept depths are within {summary.depth_error:.3%}"
+    )
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        figures = {"bank": str(args.out), "config": config.to_dict(), **dataclasses.asdict(summary)}
+        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try cpu") from None

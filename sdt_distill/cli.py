@@ -9,6 +9,10 @@ from sdt_ros.cli import dispatch
 
 # command: (module with `add_parser(subparsers)` that sets `run`, one line of help)
 COMMANDS = {
+    "train": ("sdt_distill.training.command", "train a network, or go on with a run"),
+    "eval": ("sdt_distill.evaluate", "score any trained network, peers too, on any data set"),
+    "ablate": ("sdt_distill.ablation.command", "train networks that differ in one thing, and compare them"),
+    "export-card": ("sdt_distill.export", "make a run's best weights what the node loads"),
     "data": ("sdt_distill.datasets.command", "say what a data set folder is, and what is missing or broken in it"),
 }
 

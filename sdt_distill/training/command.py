@@ -1,0 +1,104 @@
+"""`sdt-distill train`: train a network, or go on with a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import sdt_ros.threads  # noqa: F401  before torch is loaded
+
+EPILOG = """\
+Settings are dotted keys of the config with YAML values: optimiser.lr=1e-3 data.sources.0.path=/data/DSEC
+The same command goes on where an earlier one was stopped or killed. Several processes or machines:
+  torchrun --nproc-per-node 8 -m sdt_distill.cli train --config configs/sdt.yaml --out runs/sdt
+
+exit codes: 0 all steps done, or the time over; 1 failed; 2 wrong arguments or config; 130 interrupted
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `train` to the command line."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a network, or go on with a run",
+        description="Train a network, or go on with a run.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="a YAML file, see configs/")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
+    parser.add_argument("--max-minutes", type=_positive, default=math.inf, metavar="M", help="save and stop after M")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write how it ended to this file too")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that come before the config's")
+    parser.set_defaults(run=run_train)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train; returns the exit code."""
+    from sdt_distill.datasets import DatasetError
+    from sdt_ros.network import CheckpointError
+    from sdt_ros.runtime.device import DeviceError
+
+    from .config import ConfigError, load_config
+    from .distributed import join, leave
+    from .engine import Trainer, TrainingError
+    from .state import StateError
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if int(os.environ.get("RANK", "0")):
+        logging.getLogger().setLevel(logging.ERROR)
+    try:
+        config = load_config(args.config, args.settings)
+    except ConfigError as error:
+        print(f"sdt-distill train: {error}", file=sys.stderr)
+        return 2
+    out = args.out or Path("runs") / args.config.stem
+    group = None
+    try:
+        group = join(_device_type(config.run.device))
+        trainer = Trainer(config, out, group)
+        outcome = trainer.run(args.max_minutes, progress=sys.stderr.isatty())
+    except (ConfigError, DeviceError) as error:
+        print(f"sdt-distill train: {error}", file=sys.stderr)
+        return 2
+    except (DatasetError, StateError, TrainingError, CheckpointError, OSError) as error:
+        print(f"sdt-distill train: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if group is not None:
+            leave(group)
+    if not group.is_first:
+        return 0
+    found = {
+        "out": str(out), "step": outcome.step, "steps": config.run.steps, "finished": outcome.finished,
+        "samples_per_second": outcome.samples_per_second,
+        "validation": None if outcome.scores is None else outcome.scores.mean,
+    }  # fmt: skip
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(f"{out}: step {outcome.step} of {config.run.steps}, {outcome.samples_per_second:.1f} samples/s")
+    if not outcome.finished:
+        print("The same command goes on from here.")
+    return 0
+
+
+def _device_type(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name.partition(":")[0]
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value

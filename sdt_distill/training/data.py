@@ -1,0 +1,247 @@
+"""The stream of samples: data sets mixed by weight, in an order that any position of the run can be entered at."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from sdt_distill.datasets import FORMATS, Dataset, DatasetError, SampleConfig, open_dataset
+from sdt_distill.datasets.simulated import SimulatedConfig, SimulatedDataset
+
+from .batch import Batch, Fit, Item, collate, make_item
+from .config import DataConfig, SourceConfig
+from .tree import ConfigError
+
+_BLOCK = 1024  # samples within which every source gets exactly its share
+_SIMULATED = "simulated"  # made while training, unlike `simulation`, which is read from a bank or a description
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An opened data set of a run.
+
+    Attributes:
+        name: for keys and messages.
+        data: its samples.
+        weight: its share, relative to the others.
+        fit: how its samples get the batch's size.
+        in_order: read in order, because its samples are made in groups; else shuffled anew each epoch.
+    """
+
+    name: str
+    data: Dataset
+    weight: float
+    fit: Fit
+    in_order: bool = False
+
+    def item(self, index: int, number: int) -> Item:
+        """Sample `index` of the data set, as place `number` of the stream."""
+        sample = self.data[index]
+        # The index within the data set makes keys unique where sequences of two folders share a name.
+        return make_item(sample, f"{self.name}/{sample.sequence}/{sample.index}", number, self.fit)
+
+
+def open_source(config: SourceConfig, data: DataConfig, frames: bool) -> Source:
+    """Open a data set.
+
+    Args:
+        config: which.
+        data: window, bins and size.
+        frames: whether frames are wanted.
+
+    Raises:
+        ConfigError: the source is described wrongly.
+        DatasetError: it is none, is broken or is empty.
+    """
+    fit = Fit(data.input_scale if config.scale is None else config.scale, data.size, data.fit)
+    sample_config = SampleConfig(data.window_ms, data.bins, frames)
+    opened: Dataset
+    if config.kind == _SIMULATED:
+        try:
+            options = {"bins": data.bins, "window_ms": data.window_ms, **config.options}
+            if config.split is not None:
+                options["split"] = config.split
+            simulated = SimulatedConfig.from_dict(options)
+        except DatasetError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"a source of kind {_SIMULATED!r}: options: {error}") from error
+        opened = SimulatedDataset(simulated, frames=frames)
+        name = f"{_SIMULATED}-{simulated.seed}-{simulated.split}"
+    else:
+        if config.kind is not None and config.kind not in FORMATS:
+            known = ", ".join((*FORMATS, _SIMULATED))
+            raise ConfigError(f"a source is of kind {config.kind!r}; known are {known}")
+        if config.path is None:
+            raise ConfigError(f"a source of kind {config.kind or 'any'} lacks its path")
+        if config.options:
+            raise ConfigError(f"a source of kind {config.kind or 'any'} takes no options, only {_SIMULATED!r} does")
+        if not config.path.exists():
+            raise DatasetError(f"there is nothing at {config.path}; set the source's path")
+        opened = open_dataset(config.path, config.kind, sample_config, config.split)
+        name = config.path.resolve().name
+    if not len(opened):
+        raise DatasetError(f"{config.path or name}: the data set is empty; check its path and split")
+    return Source(name, opened, config.weight, fit, config.kind == _SIMULATED)
+
+
+class Mixture:
+    """Which sample of which source stands at which place of the stream; a function of seed and place alone.
+
+    Places come in blocks of 1024, in which every source has its share, in random order. Within a source each epoch has
+    its own order, or none where it says so.
+
+    Args:
+        sources: one or more.
+        seed: of the order.
+    """
+
+    def __init__(self, sources: Sequence[Source], seed: int) -> None:
+        self.sources, self.seed = tuple(sources), seed
+        weights = np.array([source.weight for source in sources])
+        exact = weights / weights.sum() * _BLOCK
+        counts = np.floor(exact).astype(int)
+        short = np.argsort(-(exact - counts), kind="stable")[: _BLOCK - counts.sum()]
+        counts[short] += 1
+        if not counts.all():
+            rare = self.sources[int(np.argmin(counts))].name
+            raise ConfigError(f"the weight of source {rare!r} is below a thousandth of all; leave it out")
+        self._counts = counts
+        self._block_of = lru_cache(maxsize=4)(self._draw_block)
+        self._order_of = lru_cache(maxsize=2 * len(sources))(self._draw_order)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The source and the index within it."""
+        block, offset = divmod(number, _BLOCK)
+        source, before = self._block_of(block)
+        k = int(source[offset])
+        turn = block * int(self._counts[k]) + int(before[offset])
+        epoch, position = divmod(turn, len(self.sources[k].data))
+        return k, position if self.sources[k].in_order else int(self._order_of(k, epoch)[position])
+
+    def item(self, number: int) -> Item:
+        """The sample at a place."""
+        k, index = self.place(number)
+        return self.sources[k].item(index, number)
+
+    def _draw_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each place of a block its source, and how often that source came before in the block."""
+        source = np.repeat(np.arange(len(self._counts)), self._counts)
+        np.random.default_rng([self.seed, 1, block]).shuffle(source)
+        before = np.empty(_BLOCK, int)
+        for k in range(len(self._counts)):
+            mine = source == k
+            before[mine] = np.arange(np.count_nonzero(mine))
+        return source, before
+
+    def _draw_order(self, source: int, epoch: int) -> np.ndarray:
+        count = len(self.sources[source].data)
+        return np.random.default_rng([self.seed, 2, source, epoch]).permutation(count)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"sources": self.sources, "seed": self.seed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["sources"], state["seed"])  # type: ignore[misc]
+
+
+class _Batches(TorchDataset):
+    """Batches by the number of their first sample, as torch's data loader wants them."""
+
+    def __init__(self, mixture: Mixture, size: int) -> None:
+        self._mixture, self._size = mixture, size
+
+    def __getitem__(self, first: int) -> Batch:
+        return collate([self._mixture.item(number) for number in range(first, first + self._size)])
+
+
+class _Firsts:
+    """The numbers of the first samples of batches from a place on, without end."""
+
+    def __init__(self, start: int, stride: int) -> None:
+        self._start, self._stride = start, stride
+
+    def __iter__(self) -> Iterator[int]:
+        number = self._start
+        while True:
+            yield number
+            number += self._stride
+
+
+def stream(mixture: Mixture, config: DataConfig, size: int, start: int, stride: int, *, pin: bool) -> Iterator[Batch]:
+    """Batches from a place of the stream on, without end.
+
+    Args:
+        mixture: the samples.
+        config: its `workers` and `prefetch`.
+        size: samples of a batch.
+        start: number of the first sample.
+        stride: from one batch's first sample to the next one's; larger than `size` where other processes take the rest.
+        pin: whether batches will be copied to a GPU.
+    """
+    loader: DataLoader[Batch] = DataLoader(
+        _Batches(mixture, size),
+        batch_size=None,
+        sampler=_Firsts(start, stride),
+        num_workers=config.workers,
+        prefetch_factor=config.prefetch if config.workers else None,
+        pin_memory=pin,
+    )
+    return iter(loader) if config.workers else _ahead(iter(loader), config.prefetch)
+
+
+def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
+    """Make batches in a thread while others are used. Compiled readers and torch leave the interpreter meanwhile."""
+    made: queue.Queue[Batch | BaseException] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(entry: Batch | BaseException) -> None:
+        while not stop.is_set():
+            try:
+                made.put(entry, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def make() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if stop.is_set():
+                    return
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=make, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            entry = made.get()
+            if isinstance(entry, BaseException):
+                raise entry
+            yield entry
+    finally:
+        stop.set()
+        thread.join()
+
+
+def spread_evenly(sources: Sequence[Source], most: int) -> list[tuple[int, int]]:
+    """At most so many (source, index) of some sources, evenly over all; 0 takes all."""
+    every = [(k, index) for k, source in enumerate(sources) for index in range(len(source.data))]
+    if not most or len(every) <= most:
+        return every
+    return [every[i] for i in np.linspace(0, len(every) - 1, most).round().astype(int)]
+
+
+def activity(spikes: torch.Tensor) -> torch.Tensor:
+    """Spikes [B, T, P, H, W] to how many there are in each pixel, float32 [B, 1, H, W]."""
+    return spikes.sum((1, 2), dtype=torch.float32)[:, None]

@@ -1,0 +1,386 @@
+"""The loop: batches in, weights out, and a state on disk that the same command goes on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from sdt_distill.losses import DistillationLoss
+from sdt_distill.networks import build, config_of, make_card, name_of, save_network
+from sdt_ros.runtime.device import resolve_device
+
+from .augment import Augmentation
+from .batch import Batch
+from .config import ConfigError, TrainingConfig, save_config
+from .data import Mixture, Source, activity, open_source, stream
+from .distributed import Group, share_batch_norms, shared_mean
+from .hardware import pick_neurons, pick_precision
+from .log import RunLog
+from .optimise import AveragedNetwork, learning_rate, make_optimiser, optimiser_tensors, restore_optimiser
+from .pictures import example_picture
+from .state import StateError, below, load_state, part, save_state
+from .summary import write_summary
+from .taps import Taps, recompute_in_backward
+from .tree import to_plain
+from .validate import Scores, Validator
+
+_log = logging.getLogger(__name__)
+
+STATE_NAME = "state.safetensors"
+DEAD, SATURATED = 0.001, 0.90
+
+
+class TrainingError(RuntimeError):
+    """A run cannot go on; the message says why and what is left."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `Trainer.run` ended.
+
+    Attributes:
+        step: optimiser steps done in all.
+        finished: whether these were all.
+        scores: of the last validation, None before the first.
+        samples_per_second: of this call, over all processes, validation and saving left out.
+    """
+
+    step: int
+    finished: bool
+    scores: Scores | None
+    samples_per_second: float
+
+
+class Student(nn.Module):
+    """The network with its taps and losses: what each process runs on its part of a batch."""
+
+    def __init__(self, network: nn.Module, loss: DistillationLoss, taps: Taps, config: TrainingConfig, group: Group):
+        super().__init__()
+        self.network, self.loss = network, loss
+        self._taps, self._range, self._group = taps, config.data.depth_range, group
+
+    def forward(self, batch: Batch, teacher: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total loss of a batch and its parts."""
+        self._taps.clear()
+        log_depth = self.network(batch.spikes)
+        rates = self._taps.rates
+        if self.loss.config.rate and rates:  # it bends, so the mean over processes comes first
+            means = shared_mean(torch.stack(list(rates.values())), self._group)
+            rates = dict(zip(rates, means.unbind(), strict=True))
+        features = self._taps.features
+        result = self.loss(log_depth, batch.depth, self._range, features, teacher, activity(batch.spikes), rates)
+        return result.total, result.parts
+
+
+@dataclasses.dataclass
+class _Pending:
+    """A step whose losses were not read from the device yet."""
+
+    step: int
+    values: Tensor
+    keys: list[str]
+    lr: float
+
+
+class Trainer:
+    """A run in a folder; made anew by each process that goes on with it.
+
+    Args:
+        config: the run.
+        out: its folder: `config.yaml`, `state.safetensors`, `log.jsonl`, checkpoints, summary.
+        group: the processes.
+
+    Raises:
+        ConfigError: something in the config does not fit.
+        DatasetError: a data set is missing, broken or empty.
+        StateError: the folder's state is damaged or of another run.
+    """
+
+    def __init__(self, config: TrainingConfig, out: Path, group: Group | None = None) -> None:
+        self.config, self.out, self.group = config, out, group or Group()
+        run, data = config.run, config.data
+        if run.threads:
+            torch.set_num_threads(run.threads)
+        wanted = f"cuda:{self.group.local_rank}" if self.group.world > 1 and run.device == "cuda" else run.device
+        self.device, why = resolve_device(wanted)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        self.precision = pick_precision(run.precision, self.device)
+        if not data.sources:
+            raise ConfigError("config key 'data.sources' is empty: name at least one data set to learn from")
+        self._sources = [open_source(each, data, frames=False) for each in data.sources]
+        held_out = [open_source(each, data, frames=True) for each in data.validation]
+        self._validator = (
+            Validator(held_out, run.validation_samples, data.depth_range, run.batch, self.group) if held_out else None
+        )
+        self._mixture = Mixture(self._sources, run.seed)
+        self._augment = Augmentation(config.augment, run.seed)
+
+        torch.manual_seed(run.seed)
+        self.network = build(config.network, data.bins).to(self.device)
+        fused = pick_neurons(run.fused, self.network, self.device)
+        self.average = AveragedNetwork(self.network, config.optimiser.ema_decay)
+        if self.group.world > 1:
+            self.network = share_batch_norms(self.network, self.device.type)
+        self.taps = Taps(self.network)
+        loss = DistillationLoss(config.loss, {}, {}).to(self.device)
+        if run.checkpointing:
+            recompute_in_backward(self.network, self.taps)
+        self._student = Student(self.network, loss, self.taps, config, self.group)
+        self._optimiser = make_optimiser([self._student], config.optimiser)
+
+        self.step = self.samples_seen = 0
+        self.best: dict[str, Any] = {}
+        self.seconds = 0.0  # of all processes that worked on the run
+        self._restore()
+        self._step_module: nn.Module = self._student
+        if self.group.world > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            self._step_module = DistributedDataParallel(self._student, device_ids=devices, broadcast_buffers=False)
+        if self.group.is_first:
+            self.out.mkdir(parents=True, exist_ok=True)
+            save_config(self.out / "config.yaml", config)
+            for source in self._sources:
+                _log.info("%s", source.data.describe())
+            parameters = sum(p.numel() for p in self.network.parameters())
+            _log.info(
+                "%s, %.2f M parameters, on %s (%s), %s, %s neurons, %d process(es)",
+                name_of(config_of(self.network)), parameters / 1e6, self.device, why, self.precision,
+                fused, self.group.world,
+            )  # fmt: skip
+
+    def run(self, max_minutes: float = math.inf, progress: bool = True) -> Outcome:
+        """Go on until all steps are done, the time is over, or the losses are no numbers.
+
+        Raises:
+            TrainingError: a loss or gradient was NaN or infinite; the last good state is on disk.
+        """
+        config, run = self.config, self.config.run
+        deadline = time.monotonic() + max_minutes * 60
+        log = RunLog(self.out, self.step) if self.group.is_first else None
+        batch_of_all = run.batch * self.group.world
+        batches = stream(
+            self._mixture, config.data, run.batch, self.samples_seen + self.group.rank * run.batch, batch_of_all,
+            pin=self.device.type == "cuda",
+        )  # fmt: skip
+        bar = tqdm(total=run.steps, initial=self.step, unit="step", disable=not (progress and self.group.is_first))
+        pending: list[_Pending] = []
+        scores: Scores | None = None
+        busy, seen, lap, lap_seen = 0.0, 0, time.monotonic(), 0
+        try:
+            while self.step < run.steps:
+                pending.append(self._train_step(batches))
+                seen, lap_seen = seen + batch_of_all * run.accumulation, lap_seen + batch_of_all * run.accumulation
+                bar.update()
+                last = self.step == run.steps
+                saves = last or self.step % run.save_every == 0
+                validates = last or (run.validate_every and self.step % run.validate_every == 0)
+                if saves or validates or self.step % run.log_every == 0:
+                    rates = self._read(pending, log, lap_seen / (time.monotonic() - lap), bar)
+                    now = time.monotonic()
+                    busy, lap_busy = busy + now - lap, now - lap
+                    self.seconds += lap_busy
+                    over = self.group.any(now > deadline)
+                    if validates or saves or over:
+                        self._report_neurons(rates, log)
+                    if validates and self._validator is not None:
+                        scores = self._validate(log)
+                    if saves or over:
+                        self._save(final=last or over)
+                    if over:
+                        break
+                    lap, lap_seen = time.monotonic(), 0
+        finally:
+            bar.close()
+            batches.close()  # type: ignore[attr-defined]
+            if log is not None:
+                log.close()
+        finished = self.step == run.steps
+        if self.group.is_first:
+            self._write_checkpoint("last", scores)
+            write_summary(self.out)
+        self.group.wait()
+        return Outcome(self.step, finished, scores, seen / busy if busy else 0.0)
+
+    def _train_step(self, batches: Any) -> _Pending:
+        """One optimiser step; losses stay on the device, so that it need not wait for them to be read."""
+        config, run = self.config, self.config.run
+        lr = learning_rate(self.step, run.steps, config.optimiser)
+        for group in self._optimiser.param_groups:
+            group["lr"] = lr
+        self._student.train()
+        self._optimiser.zero_grad(set_to_none=True)
+        total: Tensor | None = None
+        keys: list[str] = []
+        for turn in range(run.accumulation):
+            batch, _ = self._augment(next(batches).to(self.device))
+            keys += batch.keys
+            module = self._step_module
+            if isinstance(module, DistributedDataParallel):  # gradients are exchanged once a step
+                module.require_backward_grad_sync = turn == run.accumulation - 1
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+                loss, parts = module(batch, None)
+            (loss / run.accumulation).backward()
+            self._part_names = tuple(parts)
+            values = torch.stack([loss.detach(), *parts.values()]) / run.accumulation
+            total = values if total is None else total + values
+        norm = nn.utils.clip_grad_norm_(self._student.parameters(), config.optimiser.clip)
+        self._optimiser.step()
+        self.step += 1
+        self.samples_seen += run.batch * self.group.world * run.accumulation
+        self.average.update(self.network, self.step)
+        assert total is not None
+        return _Pending(self.step, torch.cat([total, norm.reshape(1).to(total)]), keys, lr)
+
+    def _read(self, pending: list[_Pending], log: RunLog | None, speed: float, bar: Any) -> dict[str, float]:
+        """Read the losses of the steps since the last call, and the firing rates of the last step."""
+        own = torch.stack([each.values for each in pending])  # [steps, total + parts + norm]
+        table = self.group.mean(own).cpu()
+        names = ["loss", *self._part_names, "gradient_norm"]
+        if not torch.isfinite(table).all():
+            self._stop_at(pending, own.cpu(), names)
+        for each, row in zip(pending, table.tolist(), strict=True):
+            if log is not None:
+                values = dict(zip(names, row, strict=True))
+                log.write("train", each.step, {**values, "lr": each.lr, "samples_per_second": speed})
+        bar.set_postfix(loss=f"{table[-1, 0]:.4g}", refresh=False)
+        pending.clear()
+        if not self.taps.rates:
+            return {}
+        rates = self.group.mean(torch.stack(list(self.taps.rates.values())).detach()).tolist()
+        return dict(zip(self.taps.rates, rates, strict=True))
+
+    def _stop_at(self, pending: list[_Pending], table: Tensor, names: list[str]) -> None:
+        """Say which batch broke the run; what is on disk is older and sound."""
+        bad = [k for k in range(len(pending)) if not torch.isfinite(table[k]).all()]
+        told = None
+        if bad:
+            what = ", ".join(n for n, v in zip(names, table[bad[0]].tolist(), strict=True) if not math.isfinite(v))
+            told = (pending[bad[0]].step, what, pending[bad[0]].keys)
+        step, what, keys = min(each for each in self.group.gather(told) if each is not None)
+        kept = load_state(self.out / STATE_NAME)[1]["step"] if (self.out / STATE_NAME).is_file() else None
+        left = f"the state of step {kept} in {self.out} is kept" if kept is not None else "no state was saved yet"
+        raise TrainingError(
+            f"step {step}: {what} is NaN or infinite; {left}. The batch: {', '.join(keys)}. "
+            "Look at these samples, or lower optimiser.lr or optimiser.clip"
+        )
+
+    def _report_neurons(self, rates: Mapping[str, float], log: RunLog | None) -> None:
+        if log is None or not rates:
+            return
+        log.write("rates", self.step, rates)
+        for name, rate in rates.items():
+            if rate < DEAD or rate > SATURATED:
+                state = "dead" if rate < DEAD else "saturated"
+                _log.warning("step %d: layer %s is %s, it fires at %.3f %%", self.step, name, state, 100 * rate)
+
+    def _validate(self, log: RunLog | None) -> Scores:
+        """Score the averaged weights; keep them if they are the best by RMSE log."""
+        assert self._validator is not None
+        scores = self._validator(self.average.network, self.device, self.precision)
+        if log is not None:
+            log.write("validation", self.step, scores.mean)
+            _log.info(
+                "step %d: Abs Rel %.4f, RMSE log %.4f, delta1 %.4f on %d held-out frames",
+                self.step, scores.mean["abs_rel"], scores.mean["rmse_log"], scores.mean["delta1"], scores.frames,
+            )  # fmt: skip
+            every = self.config.run.pictures_every
+            if self.step == self.config.run.steps or (every and self.step % every == 0):
+                picture = example_picture(
+                    self._validator.examples(4), self.average.network, self.config.data.depth_range, self.device
+                )
+                picture.save(self.out / "examples.png")
+                log.picture("examples", self.step, picture.pixels)
+        if not self.best or scores.mean["rmse_log"] < self.best["rmse_log"]:
+            self.best = {"step": self.step, **scores.mean}
+            if self.group.is_first:
+                self._write_checkpoint("best", scores)
+        return scores
+
+    def _write_checkpoint(self, name: str, scores: Scores | None) -> None:
+        """The averaged weights, as the node loads them."""
+        data = self.config.data
+        words = "; ".join(source.data.describe().splitlines()[0] for source in self._sources)
+        found: dict[str, Any] = {} if scores is None else {"validation": {**scores.mean, "frames": scores.frames}}
+        if scores is not None and len(scores.by_sequence) > 1:
+            found["validation_by_sequence"] = scores.by_sequence
+        card = make_card(
+            self.average.network, bins=data.bins, window_ms=data.window_ms, depth_range=data.depth_range,
+            input_scale=data.input_scale, trained=True, training_data=words, steps=self.step, scores=found,
+        )  # fmt: skip
+        try:
+            save_network(self.out / f"{name}.safetensors", self.average.network, card)
+        except OSError as error:
+            _log.error("%s: the checkpoint of step %d was not written: %s", self.out / name, self.step, error)
+
+    def _save(self, final: bool) -> None:
+        """Write the state. A full disk costs the newest state only, and at the end of a run it is an error."""
+        if not self.group.is_first:
+            return
+        tensors = {
+            **below("network", self.network.state_dict()),
+            **below("average", self.average.network.state_dict()),
+            **below("loss", self._student.loss.state_dict()),
+            **below("optimiser", optimiser_tensors(self._optimiser)),
+            "rng/cpu": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
+        values = {
+            "step": self.step, "samples_seen": self.samples_seen, "best": self.best, "seconds": self.seconds,
+            "identity": self._identity(),
+        }  # fmt: skip
+        path = self.out / STATE_NAME
+        try:
+            save_state(path, tensors, values)
+        except OSError as error:
+            kept = f"the state of step {load_state(path)[1]['step']} is kept" if path.is_file() else "there is none yet"
+            message = f"{path}: the state of step {self.step} was not written ({error}); {kept}"
+            if final:
+                raise TrainingError(message) from error
+            _log.error("%s. Make room: the next try comes in %d steps", message, self.config.run.save_every)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a state must share with a run that goes on from it."""
+        config = to_plain(self.config)
+        return {
+            "network": config_of(self.average.network).to_dict(),
+            "loss": config["loss"],
+            "seed": config["run"]["seed"],
+        }
+
+    def _restore(self) -> None:
+        path = self.out / STATE_NAME
+        if not path.is_file():
+            return
+        tensors, values = load_state(path)
+        own = to_plain(self._identity())
+        if different := [key for key in own if values["identity"].get(key) != own[key]]:
+            key = different[0]
+            raise StateError(
+                f"{path} is the state of another run: its {key} is {values['identity'].get(key)}, the config's is "
+                f"{own[key]}. Choose another --out, or delete the folder to start over"
+            )
+        self.network.load_state_dict(part(tensors, "network"))
+        self.average.network.load_state_dict(part(tensors, "average"))
+        self._student.loss.load_state_dict(part(tensors, "loss"))
+        restore_optimiser(self._optimiser, part(tensors, "optimiser"))
+        torch.set_rng_state(tensors["rng/cpu"])
+        if self.device.type == "cuda" and "rng/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng/cuda"], self.device)
+        self.step, self.samples_seen = values["step"], values["samples_seen"]
+        self.best, self.seconds = values["best"], values["seconds"]
+        _log.info("%s: going on after step %d", path, self.step)
+
+
+__all__ = ["Outcome", "Source", "Trainer", "TrainingError"]

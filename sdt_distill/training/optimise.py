@@ -1,0 +1,71 @@
+"""How weights move: AdamW, warm-up and cosine, and the average of the weights that is kept."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .config import OptimiserConfig
+
+
+def make_optimiser(modules: Iterable[nn.Module], config: OptimiserConfig) -> torch.optim.AdamW:
+    """AdamW over all parameters that learn; batch norms and biases, all of one axis, do not decay."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def learning_rate(step: int, steps: int, config: OptimiserConfig) -> float:
+    """The rate of a step, counted from 0: a line up to `lr`, then half a cosine down to `final_lr` of it."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    part = min(1.0, (step - config.warmup_steps) / max(1, steps - config.warmup_steps))
+    return config.lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * part)))
+
+
+class AveragedNetwork:
+    """The exponential moving average of a network's weights and of its batch norms' statistics.
+
+    Young averages forget faster, as (1 + step) / (10 + step), so that they do not carry the first weights for long.
+
+    Args:
+        network: to be averaged; a copy is made.
+        decay: share that stays from step to step; 0 follows the network itself.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take the weights after a step, counted from 1."""
+        keep = min(self.decay, (1 + step) / (10 + step))
+        own, new = self.network.state_dict(), network.state_dict()
+        floating = [name for name, tensor in own.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([own[n] for n in floating], [new[n] for n in floating], 1 - keep)
+        for name, tensor in own.items():
+            if not tensor.is_floating_point():
+                tensor.copy_(new[name])
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's memory of each parameter, by its number and the memory's name."""
+    state = optimiser.state_dict()["state"]
+    return {f"{k}.{name}": torch.as_tensor(value) for k, entry in state.items() for name, value in entry.items()}
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give the optimiser back what `optimiser_tensors` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -1,0 +1,146 @@
+"""Typed configs from plain values: nested frozen dataclasses that refuse what they do not know."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A key or value of a config is wrong; the message names the key, and what is known or expected."""
+
+
+def from_plain(kind: type[T], values: Any, where: str = "") -> T:
+    """Build a dataclass from the plain values that YAML gives.
+
+    Args:
+        kind: a dataclass; fields may be int, float, str, bool, Path, dicts, other dataclasses, tuples and unions of
+            these with None.
+        values: a mapping; what it lacks keeps its default.
+        where: dotted key of `values`, for messages.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is of the wrong type or refused by the dataclass.
+    """
+    if values is None:
+        values = {}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"config key {where!r} is {values!r}, expected keys below it: {', '.join(known_keys(kind))}")
+    known = known_keys(kind)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown config key {_join(where, str(key))!r}; known here are {', '.join(known)}")
+    hints = typing.get_type_hints(kind)
+    built = {key: _convert(hints[key], value, _join(where, key)) for key, value in values.items()}
+    try:
+        return kind(**built)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config{f' at {where!r}' if where else ''}: {error}") from error
+
+
+def known_keys(kind: type) -> list[str]:
+    """The keys that a dataclass takes."""
+    return [field.name for field in dataclasses.fields(kind) if field.init]
+
+
+def to_plain(value: Any) -> Any:
+    """What YAML and JSON can hold of a config; `from_plain` reads it back."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {key: to_plain(getattr(value, key)) for key in known_keys(type(value))}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(each) for each in value]
+    return value
+
+
+def override(values: dict[str, Any], setting: str) -> None:
+    """Apply one `key=value` with a dotted key to plain values, in place; list entries are named by their number.
+
+    Raises:
+        ConfigError: it has no `=`, the value is no YAML, or the key leads through something that has no keys.
+    """
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{setting!r} is no setting; write key=value, as in optimiser.lr=1e-3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {setting!r} is no YAML: {error}") from error
+    place: Any = values
+    *way, last = key.split(".")
+    for part in way:
+        inner = _entry(place, part, key)
+        if inner is None:
+            inner = {}
+            _store(place, part, inner, key)
+        place = inner
+    _store(place, last, value, key)
+
+
+def _entry(place: Any, part: str, key: str) -> Any:
+    if isinstance(place, dict):
+        return place.get(part)
+    if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
+        return place[int(part)]
+    raise ConfigError(f"config key {key!r}: there is no {part!r} in {place!r}")
+
+
+def _store(place: Any, part: str, value: Any, key: str) -> None:
+    if isinstance(place, dict):
+        place[part] = value
+    elif isinstance(place, list) and part.isdecimal() and int(part) <= len(place):
+        place[int(part) :] = [value, *place[int(part) + 1 :]]
+    else:
+        raise ConfigError(f"config key {key!r}: there is no {part!r} in {place!r}")
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        (inner,) = [each for each in arguments if each is not type(None)]
+        return _convert(inner, value, where)
+    if dataclasses.is_dataclass(hint):
+        return from_plain(typing.cast(type, hint), value, where)
+    if origin in (tuple, Sequence, list) and isinstance(value, list | tuple):
+        if origin is tuple and arguments[-1] is not Ellipsis:
+            if len(value) != len(arguments):
+                raise ConfigError(f"config key {where!r} is {value!r}, expected {len(arguments)} values")
+            return tuple(
+                _convert(h, v, _join(where, str(k))) for k, (h, v) in enumerate(zip(arguments, value, strict=True))
+            )
+        return tuple(_convert(arguments[0], v, _join(where, str(k))) for k, v in enumerate(value))
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        if isinstance(value, Mapping):
+            return {str(key): _convert(arguments[1], each, _join(where, str(key))) for key, each in value.items()}
+    elif hint is Any:
+        return value
+    elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML 1.1 takes 1e-3 for text
+        except ValueError:
+            pass
+    elif hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    elif hint in (int, bool, str) and type(value) is hint:
+        return value
+    name = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+    raise ConfigError(f"config key {where!r} is {value!r}, expected {name}")

@@ -19,7 +19,7 @@ from sdt_ros.simulation.textures import SIZE, TEXELS, TextureAtlas
 NEAR_M = 0.02  # nothing is seen closer than this
 _TILE = 16  # [px] a side
 _CORNERS = torch.tensor([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)], dtype=torch.float64)
-_DARK = 0.02  # dark current, as a brightness: keeps the logarithm of black finite
+DARK = 0.02  # dark current, as a brightness: keeps the logarithm of black finite
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ class Renderer:
         base = m[26].to(torch.int32).flatten()
         texel = self.atlas.sample(base, (u * m[27] + m[28]).flatten(), (v * m[27] + m[29]).flatten(), level.flatten())
         colour = (1 + m[30] * (texel.view_as(z) - 1)) * m[31]
-        return (colour.clamp_min(0) * lit + _DARK).view_as(depth)
+        return (colour.clamp_min(0) * lit + DARK).view_as(depth)
 
 
 def relative_motion(scene: SceneBatch, index: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from sdt_ros.simulation.camera import CAMERAS, Camera
-from sdt_ros.simulation.families import sample_scenes
+from sdt_ros.simulation.compiled import CompiledRenderer, Eye, in_threads, pack, plan, table_of
+from sdt_ros.simulation.families import FAMILIES, sample_scenes
+from sdt_ros.simulation.randomise import Randomisation
 from sdt_ros.simulation.render import Renderer, Views
 from sdt_ros.simulation.scenes import SceneBatch, pick
 from sdt_ros.simulation.sensor import EventList, EventSensor, SensorConfig, SpikeTensor
@@ -25,6 +27,24 @@ _AIM_PX = 0.46  # what is aimed at, since speed is known on a grid only
 _PROBE_US = 2000  # how often speed is looked at; vibration ends at some 50 Hz
 _PROBE_STRIDE = 5  # [px] of that grid
 _LONGEST_US = 5000  # between two frames, however slow all is
+
+
+ENGINES = ("auto", "compiled", "torch")
+
+
+def choose_engine(engine: str, device: torch.device) -> str:
+    """`compiled` or `torch`.
+
+    Raises:
+        ValueError: no such engine, or not on this device.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+    if engine == "auto":
+        return "compiled" if device.type == "cpu" else "torch"
+    if engine == "compiled" and device.type != "cpu":
+        raise ValueError(f"the compiled engine runs on the CPU, not on {device}; use the torch engine there")
+    return engine
 
 
 class Clockwork:
@@ -96,13 +116,22 @@ class Sample:
         spikes: uint8 [B, T, 2, H, W] in {0, 1}, of the window that ends at the depth's time.
         depth: float32 [B, 1, H, W] along z [m]; NaN where there is nothing.
         frame: float32 [B, 1, H, W] brightness in [0, 1], gamma-coded as a camera's.
-        frames: rendered frames of each scene.
+        frames: rendered frames of each scene; of its tiles on average, where those differ.
+        cameras: of each scene.
+        families: of each scene.
     """
 
     spikes: Tensor
     depth: Tensor
     frame: Tensor
     frames: list[int]
+    cameras: list[Camera]
+    families: list[str]
+
+    @property
+    def intrinsics(self) -> Tensor:
+        """The matrices K, float64 [B, 3, 3]; see `cameras` for the distortion."""
+        return torch.tensor([camera.k for camera in self.cameras], dtype=torch.float64).view(-1, 3, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +146,9 @@ class SimulatorConfig:
         window_ms: duration of a window [ms].
         settle_ms: how long the sensor looks at the scene before the window begins [ms].
         photographs: folder of photographs for textures, or None.
-        chunk_pixels: pixels rendered at once; bounds the memory.
+        chunk_pixels: pixels that the torch engine renders at once; bounds the memory.
+        engine: `compiled` (CPU only), `torch`, or `auto`: compiled on the CPU.
+        randomisation: what else differs from sample to sample, or None.
     """
 
     family: str = "mixed"
@@ -128,6 +159,8 @@ class SimulatorConfig:
     settle_ms: float = 2.0
     photographs: Path | None = None
     chunk_pixels: int = 100_000
+    engine: str = "auto"
+    randomisation: Randomisation | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.bins <= 64 or not 1 <= self.window_ms <= 10_000 or not 0 <= self.settle_ms <= 1000:
@@ -137,18 +170,24 @@ class SimulatorConfig:
             )
         if self.chunk_pixels < 1:
             raise ValueError(f"chunk_pixels={self.chunk_pixels} must be positive")
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine {self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
 
 
 class Simulator:
     """Makes samples for training: batches of new scenes, spikes straight on the device.
 
-    Equal seeds give equal samples on equal devices; sample number n depends on seed and n alone.
+    Equal seeds give equal samples on equal devices and engines, whatever the number of threads; sample number n depends
+    on seed and n alone.
 
     Args:
         config: what to simulate.
         seed: of textures, scenes and noise.
         device: where everything is computed.
         atlas: textures to use instead of those that seed and `photographs` give.
+
+    Raises:
+        ValueError: the engine does not run on this device.
     """
 
     def __init__(
@@ -160,10 +199,9 @@ class Simulator:
     ) -> None:
         self.config = config or SimulatorConfig()
         self.device = torch.device(device)
+        self.engine = choose_engine(self.config.engine, self.device)
         self.seed = seed
         self.atlas = atlas or build_atlas(seed, photographs=self.config.photographs, device=device)
-        self._renderer = Renderer(self.config.camera, self.atlas, device)
-        self._clockwork = Clockwork(self.config.camera, device)
         pixels = self.config.camera.width * self.config.camera.height
         self._views_at_once = max(1, self.config.chunk_pixels // pixels)
 
@@ -175,40 +213,90 @@ class Simulator:
             batch: scenes B.
             number: which batch of the seed's series.
         """
-        config, device, camera = self.config, self.device, self.config.camera
-        window_us, settle_us = round(config.window_ms * 1000), round(config.settle_ms * 1000)
+        config = self.config
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        settle_us, window_us = round(config.settle_ms * 1000), round(config.window_ms * 1000)
         end_us = settle_us + window_us
-        scene = sample_scenes(config.family, batch, end_us * 1e-6, seed, self.atlas.count, device)
+        scene = sample_scenes(config.family, batch, end_us * 1e-6, seed, self.atlas.count, self.device)
+        cameras, sensors, gains = [config.camera] * batch, [config.sensor] * batch, [1.0] * batch
+        scenes = [scene]
+        if config.randomisation is not None:
+            scenes = []
+            for b in range(batch):
+                rng = np.random.default_rng([seed, 3, b])
+                cameras[b] = config.randomisation.camera(rng, config.camera)
+                sensors[b] = config.randomisation.sensor(rng)
+                scenes.append(config.randomisation.scene(rng, pick(scene, [b])))
+                gains[b] = config.randomisation.exposed(rng)
+        edges = [settle_us + j * window_us // config.bins for j in range(config.bins + 1)]
+        if self.engine == "compiled":
+            parts = in_threads(
+                lambda b: self._compiled(
+                    scenes[b if len(scenes) > 1 else 0], 0 if len(scenes) > 1 else b, cameras[b], sensors[b],
+                    seed + b, edges, torch.get_num_threads() if batch == 1 else 1,
+                ),
+                range(batch),
+                torch.get_num_threads(),
+            )  # fmt: skip
+        elif config.randomisation is None:
+            parts = [self._torch(scene, cameras[0], sensors[0], seed, edges)]
+        else:
+            parts = [self._torch(scenes[b], cameras[b], sensors[b], seed + b, edges) for b in range(batch)]
+        spikes, depth, image = (torch.cat(whole) for whole in list(zip(*parts, strict=True))[:3])
+        depth = torch.where(depth.isinf(), torch.nan, depth)
+        frame = to_frame(image, exposure(image) * torch.tensor(gains, device=self.device))
+        names = list(FAMILIES) if config.family == "mixed" else [config.family]
+        families = [names[b % len(names)] for b in range(batch)]
+        frames = [count for *_, counts in parts for count in counts]
+        return Sample(spikes, depth[:, None], frame[:, None], frames, cameras, families)
+
+    def _compiled(
+        self, scene: SceneBatch, b: int, camera: Camera, sensor: SensorConfig, seed: int, edges: list[int], threads: int
+    ) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+        """Spikes [1, T, 2, H, W], depth and brightness [1, H, W] of one scene."""
+        planned = plan(pack(scene, b, camera), camera, 0, edges[-1])
+        eye = Eye(camera, sensor, table_of(self.atlas), seed)
+        spikes = np.zeros((1, self.config.bins, 2, camera.height, camera.width), np.uint8)
+        eye.look(planned, np.array(edges), spikes, threads)
+        images = (torch.from_numpy(part)[None] for part in (eye.depth, eye.image))
+        return (torch.from_numpy(spikes), *images, [round(planned.frames)])  # type: ignore[return-value]
+
+    def _torch(
+        self, scene: SceneBatch, camera: Camera, sensor_config: SensorConfig, seed: int, edges: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+        """Spikes [B, T, 2, H, W], depth and brightness [B, H, W] of all scenes at once."""
+        device, batch, end_us = self.device, len(scene.kind), edges[-1]
+        renderer = Renderer(camera, self.atlas, device)
         start = torch.zeros(batch, dtype=torch.int64, device=device)
-        times = self._clockwork.frame_times(scene, start, start + end_us)
+        times = Clockwork(camera, device).frame_times(scene, start, start + end_us)
         # Sensors with more frames come first, so that those still at work are always the first ones.
         order = sorted(range(batch), key=lambda b: -len(times[b]))
         scene, times = pick(scene, order), [times[b] for b in order]
-        edges = settle_us + torch.arange(config.bins + 1, device=device) * window_us // config.bins
-        taken = SpikeTensor((batch, config.bins, camera.height, camera.width), edges.repeat(batch, 1), device)
+        taken = SpikeTensor(
+            (batch, self.config.bins, camera.height, camera.width),
+            torch.tensor(edges, device=device).repeat(batch, 1),
+            device,
+        )
         generator = torch.Generator(device).manual_seed(seed)
         every = torch.arange(batch, device=device)
-        sensor = EventSensor(config.sensor, self._render(scene, every, start).seen(), start, generator)
+        sensor = EventSensor(sensor_config, self._render(renderer, scene, every, start).seen(), start, generator)
         counts = [len(each) for each in times]
         step = 0
         while step < counts[0]:
             active = sum(count > step for count in counts)
             steps = min(max(1, self._views_at_once // active), counts[active - 1] - step)
             t_us = torch.stack([times[b][step : step + steps] for b in range(active)], 1)  # [steps, active]
-            brightness = self._render(scene, every[:active].repeat(steps), t_us.flatten()).seen()
+            brightness = self._render(renderer, scene, every[:active].repeat(steps), t_us.flatten()).seen()
             for now_us, image in zip(t_us, brightness.split(active), strict=True):
                 sensor.step(image, now_us, taken)
             step += steps
-        last = self._render(scene, every, start + end_us)
-        depth = torch.where(last.depth.isinf(), torch.nan, last.depth)
+        last = self._render(renderer, scene, every, start + end_us)
         back = torch.argsort(torch.tensor(order, device=device))
-        frame = to_frame(last.seen(), exposure(last.seen()))
-        return Sample(taken.spikes[back], depth[back, None], frame[back, None], [counts[b] for b in back.tolist()])
+        return taken.spikes[back], last.depth[back], last.seen()[back], [counts[b] for b in back.tolist()]
 
-    def _render(self, scene: SceneBatch, index: Tensor, t_us: Tensor) -> Views:
+    def _render(self, renderer: Renderer, scene: SceneBatch, index: Tensor, t_us: Tensor) -> Views:
         parts = [
-            self._renderer.render(scene, i, t.double() * 1e-6)
+            renderer.render(scene, i, t.double() * 1e-6)
             for i, t in zip(index.split(self._views_at_once), t_us.split(self._views_at_once), strict=True)
         ]
         return Views(*(torch.cat([getattr(part, name) for part in parts]) for name in ("depth", "hit", "brightness")))
@@ -237,7 +325,11 @@ class EventCamera:
         atlas: the textures.
         seed: of noise and of the sensor's spread.
         device: where to compute.
-        chunk_pixels: pixels rendered at once; bounds the memory.
+        chunk_pixels: pixels that the torch engine renders at once; bounds the memory.
+        engine: `compiled`, `torch`, or `auto`, see `SimulatorConfig`.
+
+    Raises:
+        ValueError: there is not one scene, or the engine does not run on this device.
     """
 
     def __init__(
@@ -249,22 +341,32 @@ class EventCamera:
         seed: int = 0,
         device: torch.device | str = "cpu",
         chunk_pixels: int = 100_000,
+        engine: str = "auto",
     ) -> None:
         if len(scene.kind) != 1:
             raise ValueError(f"an event camera sees one scene, not {len(scene.kind)}")
         self.scene = scene
+        self.camera = camera
         self.now_us = 0
         self.frames = 1
+        self.engine = choose_engine(engine, torch.device(device))
+        self.renderer: Renderer | CompiledRenderer
+        if self.engine == "compiled":
+            self.renderer = CompiledRenderer(camera, atlas)
+            self._packed = pack(scene, 0, camera)
+            self._eye = Eye(camera, sensor, table_of(atlas), seed)
+            self.last = self.views([0])
+            return
         self.renderer = Renderer(camera, atlas, device)
         self._clockwork = Clockwork(camera, device)
         self._views_at_once = max(1, chunk_pixels // (camera.width * camera.height))
         self._events = EventList(camera.width)
         self.last = self.views([0])
         generator = torch.Generator(device).manual_seed(seed)
-        self.sensor = EventSensor(sensor, self.last.seen(), self._clock([0]), generator)
+        self._sensor = EventSensor(sensor, self.last.seen(), self._clock([0]), generator)
 
     def _clock(self, t_us: Sequence[int]) -> Tensor:
-        return torch.tensor(t_us, dtype=torch.int64, device=self.renderer.device)
+        return torch.tensor(t_us, dtype=torch.int64, device=self.scene.kind.device)
 
     @torch.no_grad()
     def views(self, t_us: Sequence[int]) -> Views:
@@ -287,12 +389,25 @@ class EventCamera:
         """
         if until_us <= self.now_us:
             raise ValueError(f"the camera is at {self.now_us} us and cannot go to {until_us} us")
+        events = self._advance_compiled(until_us) if self.engine == "compiled" else self._advance_torch(until_us)
+        self.now_us = until_us
+        return events
+
+    def _advance_compiled(self, until_us: int) -> np.ndarray:
+        planned = plan(self._packed, self.camera, self.now_us, until_us)
+        events = self._eye.look(planned, threads=torch.get_num_threads())
+        number = np.append(planned.scene.number, self.scene.kind.shape[1])
+        parts = (self._eye.depth.copy(), number[self._eye.hit], self._eye.image.copy())
+        self.last = Views(*(torch.from_numpy(part)[None] for part in parts))
+        self.frames += round(planned.frames)
+        return events
+
+    def _advance_torch(self, until_us: int) -> np.ndarray:
         (times,) = self._clockwork.frame_times(self.scene, self._clock([self.now_us]), self._clock([until_us]))
         for part in times.split(self._views_at_once):
             views = self.views(part.tolist())
             for t, image in zip(part, views.seen(), strict=True):
-                self.sensor.step(image[None], t[None], self._events)
+                self._sensor.step(image[None], t[None], self._events)
         self.last = Views(views.depth[-1:], views.hit[-1:], views.seen()[-1:])
         self.frames += len(times)
-        self.now_us = until_us
         return self._events.take()

@@ -17,6 +17,8 @@ from generate import BuildInterfaces, MessagePackage  # noqa: E402
 
 DATASETS = ["h5py>=3.8", "hdf5plugin>=4.0"]  # DSEC and MVSEC are hdf5, DSEC with blosc and zstd
 
+DISTILL = ["transformers>=4.56", "onnxruntime>=1.18"]  # teachers: DINOv2 and DINOv3, ONNX depth networks
+
 if policy.builds_interfaces():
     BuildInterfaces.packages = [
         MessagePackage("sdt_ros", ROOT),
@@ -29,6 +31,7 @@ setup(
     extras_require={
         "ros": policy.ros_extra(),
         "datasets": DATASETS,
+        "distill": [*DATASETS, *DISTILL],
         "bench": ["evt3>=0.4"],  # a peer to compare with
         # spikingjelly is a test dependency too, but asks for torchvision: the Makefile installs it without.
         "test": [
@@ -39,7 +42,9 @@ setup(
             "mcap>=1.1",
             "lz4>=4.0",
             "mujoco>=3.1",  # an independent ray caster
+            "onnx>=1.16",  # makes the networks that the ONNX teacher is tested with
             *DATASETS,
+            *DISTILL,
             *policy.test_wheels(),
         ],
     },

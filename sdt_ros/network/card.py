@@ -37,6 +37,7 @@ class CardFacts:
         training_data: what they were trained on, in words.
         steps: optimiser steps taken.
         scores: figures measured on these weights, each under a name that says on what.
+        limits: what the weights cannot do, in plain words; may be missing in a file.
         licence: SPDX name of the weights' licence.
         created: ISO 8601 time at which the card was made.
         weights_sha256: digest of the safetensors file; filled in on saving.
@@ -50,6 +51,7 @@ class CardFacts:
     training_data: str = ""
     steps: int = 0
     scores: Mapping[str, Any] = field(default_factory=dict)
+    limits: str = ""
     licence: str = "Apache-2.0"
     created: str = field(default_factory=_now)
     weights_sha256: str = ""
@@ -60,7 +62,8 @@ class CardFacts:
         _require_number("window_ms", self.window_ms, low=1e-3)
         _require_number("input_scale", self.input_scale, low=1e-3, high=1)
         _require_number("steps", self.steps, low=0, whole=True)
-        for key, kind in {"trained": bool, "training_data": str, "licence": str, "scores": Mapping}.items():
+        kinds = {"trained": bool, "training_data": str, "limits": str, "licence": str, "scores": Mapping}
+        for key, kind in kinds.items():
             if not isinstance(getattr(self, key), kind):
                 raise CheckpointError(f"card key {key!r} is {getattr(self, key)!r}, expected {kind.__name__}")
         if self.trained and not self.training_data:
@@ -93,12 +96,13 @@ class CardFacts:
         known = [entry.name for entry in dataclasses.fields(cls)]
         if unknown := sorted(set(values) - set(known)):
             raise CheckpointError(f"unknown card key {', '.join(map(repr, unknown))}; known keys: {', '.join(known)}")
-        if missing := [key for key in known if key not in values]:
+        if missing := [key for key in known if key not in values and key not in _OPTIONAL]:
             raise CheckpointError(f"the card lacks {', '.join(map(repr, missing))}")
         values["depth_range"] = DepthRange(**values["depth_range"])
         return values
 
 
+_OPTIONAL = ("limits",)  # came after the first checkpoints were written
 _OWN_FIRST = ("peer", "network", "preset")  # what the weights are comes before what was done with them
 
 

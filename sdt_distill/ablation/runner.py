@@ -1,0 +1,235 @@
+"""Trains every arm with every seed and scores what came out; finished ones are not done again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from sdt_distill.evaluate import NetworkEstimator, score_network
+from sdt_distill.networks import load_network
+from sdt_distill.training.batch import collate
+from sdt_distill.training.config import ConfigError, TrainingConfig
+from sdt_distill.training.data import Source, open_source, spread_evenly
+from sdt_distill.training.engine import Trainer, TrainingError
+from sdt_distill.training.log import read_log
+from sdt_distill.training.tree import from_plain, to_plain
+from sdt_ros.evaluation.protocol import OF_DATASET, protocols
+from sdt_ros.evaluation.source import Window
+
+from .questions import Arm, Question
+
+_log = logging.getLogger(__name__)
+
+RESULT_NAME = "result.json"
+# What may change between calls without making another experiment of it.
+_FREE = {"run": ("device", "threads", "log_every", "save_every", "pictures_every"), "data": ("workers", "prefetch")}
+
+
+class AblationError(ValueError):
+    """An ablation cannot be run or gone on with; the message says why."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: an arm with a seed.
+
+    Attributes:
+        arm: name of the arm.
+        seed: of weights, order and augmentation.
+        config: the whole config.
+        folder: of the run and its result.
+    """
+
+    arm: str
+    seed: int
+    config: TrainingConfig
+    folder: Path
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What came out; None while it is not finished.
+
+        Raises:
+            AblationError: the folder holds the result of another config.
+        """
+        path = self.folder / RESULT_NAME
+        if not path.is_file():
+            return None
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        own = _identity(self.config)
+        if content["config"] != own:
+            key = next(key for key in own if content["config"].get(key) != own[key])
+            raise AblationError(
+                f"{path} is the result of another config: {key} is {content['config'].get(key)}, now {own[key]}. "
+                "Choose another --out, or delete the folder"
+            )
+        return content
+
+
+def plan(question: Question, base: TrainingConfig, steps: int | None, seeds: int, out: Path) -> list[Trial]:
+    """All trials: every seed over all arms before the next seed, so that a part of them can be compared.
+
+    Args:
+        question: the arms.
+        base: config that all start from; its `run.seed` is the first seed.
+        steps: optimiser steps; those of the config if None.
+        seeds: how many.
+        out: folder of the ablation.
+
+    Raises:
+        AblationError: the config cannot be ablated so.
+    """
+    trials = []
+    for seed in range(base.run.seed, base.run.seed + seeds):
+        for arm in question.arms:
+            trials.append(Trial(arm.name, seed, _config(arm, base, steps, seed), out / folder_of(arm.name, seed)))
+    if not base.data.validation:
+        raise AblationError("config key 'data.validation' is empty: name held-out data to score the arms on")
+    return trials
+
+
+def folder_of(arm: str, seed: int) -> str:
+    """Name of a trial's folder."""
+    return f"{arm.replace(' ', '_')}-seed{seed}"
+
+
+def run_trials(trials: Sequence[Trial], max_minutes: float, samples: int, progress: bool) -> list[dict[str, Any]]:
+    """Train and score what is not finished, until the time is over.
+
+    An arm whose losses become NaN is a result too: it is kept as failed, and not tried again.
+
+    Args:
+        trials: in the order to be done.
+        max_minutes: for this call; inf for no limit.
+        samples: held-out samples to score on, at most, spread evenly; 0 for all.
+        progress: show bars.
+
+    Returns:
+        The results that there are, in the order of the trials.
+
+    Raises:
+        AblationError, ConfigError, DatasetError, StateError, OSError: a trial cannot be run.
+    """
+    deadline = time.monotonic() + max_minutes * 60
+    for number, trial in enumerate(trials):
+        if trial.result is not None:
+            continue
+        left = (deadline - time.monotonic()) / 60
+        if left <= 0:
+            break
+        _log.info("%s, seed %d (%d of %d)", trial.arm, trial.seed, number + 1, len(trials))
+        failure = None
+        try:
+            trainer = Trainer(trial.config, trial.folder)
+            if not trainer.run(left, progress=progress).finished:
+                break
+        except TrainingError as error:
+            failure = str(error)
+            _log.error("%s, seed %d: %s", trial.arm, trial.seed, failure)
+        _keep(trial, {"failed": failure} if failure else score_trial(trial, samples))
+    return [result for trial in trials if (result := trial.result) is not None]
+
+
+def score_trial(trial: Trial, samples: int) -> dict[str, Any]:
+    """Score the last weights of a finished trial on the held-out data, with probes, and measure what they cost.
+
+    The last weights, not the best: choosing by held-out scores would favour the arm whose scores swing most.
+    """
+    network, card = load_network(trial.folder / "last.safetensors")
+    data = trial.config.data
+    held_out = HeldOut([open_source(each, data, frames=False) for each in data.validation], samples)
+    protocol = protocols[OF_DATASET.get(data.validation[0].kind or "", "mvsec")]
+    estimator = NetworkEstimator(network, _at_full_size(card), trial.config.run.device)
+    settings = {"recording": held_out.where, "truth": "held-out depth", "schedule": "truth"}
+    content, _ = score_network(estimator, held_out, protocol, settings, probe_every=1)
+    content.pop("frames")
+    speeds = [row["samples_per_second"] for row in read_log(trial.folder) if row["kind"] == "train"]
+    return {
+        "failed": None,
+        "steps": card.steps,
+        "samples": card.steps * trial.config.run.batch * trial.config.run.accumulation,
+        "parameters": estimator.parameters,
+        "samples_per_second": median(speeds),
+        "scores": content,
+    }
+
+
+class HeldOut:
+    """Held-out data of a training config as a source of windows, at the network's resolution.
+
+    Args:
+        sources: opened data sets.
+        most: samples at most; 0 for all.
+    """
+
+    def __init__(self, sources: Sequence[Source], most: int) -> None:
+        self.where = ", ".join(source.name for source in sources)
+        self._sources = tuple(sources)
+        self._places = spread_evenly(self._sources, most)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Window]:
+        for number, (k, index) in enumerate(self._places):
+            source = self._sources[k]
+            batch = collate([source.item(index, number)])
+            group = batch.keys[0].removeprefix(f"{source.name}/").rpartition("/")[0]
+            yield Window(group, number, batch.spikes[0].numpy(), batch.depth[0, 0].numpy(), number)
+
+    def finish(self, depth: Any) -> Any:
+        """Depth is on the grid of its truth."""
+        return depth
+
+    def notes(self) -> dict[str, str]:
+        """Nothing more."""
+        return {}
+
+    def counts(self) -> dict[str, int]:
+        """Samples scored."""
+        return {"samples": len(self), "truth_images": len(self)}
+
+    def why_nothing(self) -> str:
+        """Why there was no window with a truth."""
+        return f"{self.where}: there is no sample; look at it by sdt-distill data check"
+
+
+def _at_full_size(card: Any) -> Any:
+    """The card of a network that is shown samples of its own resolution."""
+    return dataclasses.replace(card, input_scale=1.0)
+
+
+def _config(arm: Arm, base: TrainingConfig, steps: int | None, seed: int) -> TrainingConfig:
+    try:
+        plain = arm.change(to_plain(base))
+        plain["run"]["seed"] = seed
+        if steps is not None:
+            plain["run"]["steps"] = steps
+        return from_plain(TrainingConfig, plain)
+    except (ConfigError, ValueError) as error:
+        raise AblationError(f"arm {arm.name!r}: {error}") from error
+
+
+def _identity(config: TrainingConfig) -> dict[str, Any]:
+    plain = copy.deepcopy(to_plain(config))
+    for section, keys in _FREE.items():
+        for key in keys:
+            plain[section].pop(key)
+    found: dict[str, Any] = json.loads(json.dumps(plain))  # as it comes back from the file
+    return found
+
+
+def _keep(trial: Trial, content: dict[str, Any]) -> None:
+    whole = {"arm": trial.arm, "seed": trial.seed, **content, "config": _identity(trial.config)}
+    path = trial.folder / RESULT_NAME
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)

@@ -4,6 +4,7 @@ Nothing here defines a network. A swap gives a module of `sdt_ros.network` anoth
 computes the same thing, so parameters, names, hooks and checkpoints stay what they were.
 """
 
+from sdt_distill.kernels.layers import use_fused_layers
 from sdt_distill.kernels.neurons import FusedMLIF, use_fused_neurons
 
-__all__ = ["FusedMLIF", "use_fused_neurons"]
+__all__ = ["FusedMLIF", "use_fused_layers", "use_fused_neurons"]

@@ -75,7 +75,8 @@ def fire_backward(
                 h[k] = charge
                 membrane[k] = charge - charge * (_ONE if charge >= threshold else _ZERO)
         membrane[:] = _ZERO  # from here on the gradient of v[t], from the steps after t
-        for step in range(steps - 1, -1, -1):
+        for later in range(steps):
+            step = steps - 1 - later
             at = step * neurons + first
             gs = grad_spikes[at : at + count]
             gx = grad_current[at : at + count]
@@ -86,5 +87,7 @@ def fire_backward(
                 surrogate = height / (_ONE + bend * bend)
                 kept = _ONE if overshoot < _ZERO else _ZERO
                 grad_charge = widen(gs[k]) * surrogate + membrane[k] * kept
-                gx[k] = narrow(grad_charge * rate, gx[k])
+                h[k] = grad_charge
                 membrane[k] = grad_charge * kept_rate
+            for k in range(count):  # a loop of its own: LLVM gives up vectorising one that touches four arrays
+                gx[k] = narrow(h[k] * rate, gx[k])

@@ -1,0 +1,262 @@
+"""`use_fused_layers`: a network's neurons, batch norms, pools and means over time as compiled loops, channels last."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from sdt_distill.kernels import norm, pool
+from sdt_distill.kernels.neurons import use_fused_neurons
+from sdt_distill.kernels.parallel import array, spread
+from sdt_ros.network.head import Upsample
+from sdt_ros.network.layers import ConvBN
+from sdt_ros.network.stem import Downsample
+
+_PERIOD = 256  # values, at least, over which coefficients are repeated
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+def use_fused_layers(network: _Network) -> _Network:
+    """Give a network compiled neurons, norms, pools and means, and channels-last convolutions, in place.
+
+    For training on a CPU in float32 or under bfloat16 autocast. Parameters keep names, shapes and layouts, so
+    checkpoints load and save as before. Hooks stay and run, but for those on the `ConvBN` and norms inside `Downsample`
+    and `Upsample`, which are not called there; their convolutions are. Batch norms in evaluation mode, other dtypes and
+    other devices are computed as ever. Neurons fire as plain ones do for the same currents; norms differ by rounding.
+
+    Args:
+        network: a network of `sdt_ros.network`, or any module that holds parts of one.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ValueError: it has no MLIF, or a derived one.
+    """
+    use_fused_neurons(network)
+    for module in network.modules():
+        module.__class__ = _FUSED.get(type(module), type(module))
+    return network
+
+
+class FusedBatchNorm2d(nn.BatchNorm2d):
+    """`BatchNorm2d` whose training pass reads its input once for the statistics and once to normalise it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The same as `BatchNorm2d.forward`, with its output channels last."""
+        if not _is_compiled(self, input):
+            return super().forward(input)
+        return _batch_norm(self, input, steps=1)
+
+
+class FusedConvBN(ConvBN):
+    """`ConvBN` with a channels-last convolution, which is the layout that the CPU's convolutions are fast in."""
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """The same as `ConvBN.forward`."""
+        currents: Tensor = self.bn(_convolve(self.conv, spikes))
+        return currents.unflatten(0, spikes.shape[:2])
+
+
+class FusedDownsample(Downsample):
+    """`Downsample` whose norm and pool are one pass, each way."""
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """The same as `Downsample.forward`."""
+        bn, x = self.conv_bn.bn, _convolve(self.conv_bn.conv, spikes)
+        if _is_compiled(bn, x) and x.shape[-2] % 2 == 0 == x.shape[-1] % 2:
+            pooled: Tensor = _NormPool.apply(x, bn.weight, bn.bias, *_statistics(bn, x))
+        else:
+            pooled = _pool(bn(x))
+        return pooled.unflatten(0, spikes.shape[:2])
+
+
+class FusedUpsample(Upsample):
+    """`Upsample` whose lateral norm and mean over time are one pass, each way."""
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """The same as `Upsample.forward`."""
+        x = _convolve(self.lateral.conv, skip)
+        if _is_compiled(self.lateral.bn, x):
+            lateral = _batch_norm(self.lateral.bn, x, steps=skip.shape[0])
+        else:
+            lateral = self.lateral.bn(x).unflatten(0, skip.shape[:2]).mean(0)
+        upsampled = functional.interpolate(self.reduce(coarse), scale_factor=2, mode="bilinear", align_corners=False)
+        features = functional.relu(upsampled + lateral)
+        if self.refine is not None:
+            features = features + functional.relu(self.refine(features))
+        return features
+
+
+_FUSED: dict[type, type] = {
+    nn.BatchNorm2d: FusedBatchNorm2d,
+    ConvBN: FusedConvBN,
+    Downsample: FusedDownsample,
+    Upsample: FusedUpsample,
+}
+
+
+def _is_compiled(bn: nn.BatchNorm2d, x: Tensor) -> bool:
+    """Whether the compiled loops do what this norm would do with this input."""
+    return (
+        bn.training
+        and bn.affine
+        and bn.momentum is not None
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and bn.weight.dtype == torch.float32
+        and x.numel() > x.shape[1]
+    )
+
+
+def _convolve(conv: nn.Conv2d, spikes: Tensor) -> Tensor:
+    """[T, B, C, H, W] to [T * B, C', H, W], channels last."""
+    convolved: Tensor = conv(spikes.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+    return convolved.contiguous(memory_format=torch.channels_last)
+
+
+def _pool(currents: Tensor) -> Tensor:
+    """What `_NormPool` does behind its norm."""
+    rows = torch.maximum(currents[..., 0::2, :], currents[..., 1::2, :])
+    return torch.maximum(rows[..., 0::2], rows[..., 1::2])
+
+
+def _batch_norm(bn: nn.BatchNorm2d, x: Tensor, steps: int) -> Tensor:
+    """Norm of [T * B, C, H, W], and the mean over `steps` T."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    y: Tensor = _NormMean.apply(x, bn.weight, bn.bias, *_statistics(bn, x), steps)
+    return y
+
+
+def _statistics(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and inverse standard deviation [C] float64 of channels-last [N, C, H, W]; the running ones move."""
+    channels, values = x.shape[1], array_of(x.detach())
+    count = values.size // channels
+    around = x[0, :, 0, 0].detach().float()  # near the mean, so that squares of differences are small
+    first, second = _sums(norm.moments, channels, values.size, values, _repeat(around.numpy(), channels), values.size)
+    offset = first / count
+    variance = np.maximum(second / count - offset**2, 0)
+    mean = torch.from_numpy(around.numpy() + offset)
+    if bn.track_running_stats and bn.running_mean is not None and bn.running_var is not None:
+        assert bn.momentum is not None
+        with torch.no_grad():
+            bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), bn.momentum)
+            unbiased = torch.from_numpy(variance * (count / (count - 1)))
+            bn.running_var.lerp_(unbiased.to(bn.running_var.dtype), bn.momentum)
+            if bn.num_batches_tracked is not None:
+                bn.num_batches_tracked.add_(1)
+    return mean, torch.from_numpy(1 / np.sqrt(variance + bn.eps))
+
+
+class _NormMean(torch.autograd.Function):
+    """Batch norm with given statistics of this batch, then a mean over steps; keeps the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor, steps: int) -> Tensor:
+        channels, size = x.shape[1], x.numel() // steps
+        scale, offset = _coefficients(weight, bias, mean, inverse)
+        y = torch.empty_like(x[: len(x) // steps])
+        repeated = _repeat(scale, channels), _repeat(offset, channels)
+        periods = -(-size // repeated[0].size)
+        spread(norm.normalise, periods, x.numel(), array_of(x), array_of(y), steps, size, *repeated)
+        ctx.save_for_backward(x, weight, mean, inverse)
+        ctx.steps = steps
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse = ctx.saved_tensors
+        steps, channels, size = ctx.steps, x.shape[1], x.numel() // ctx.steps
+        grad = array_of(grad_outputs[0].contiguous(memory_format=torch.channels_last))
+        around = _repeat(mean.numpy(), channels)
+        sums = _sums(norm.grad_moments, channels, size, array_of(x), grad, steps, size, around)
+        gain, slope, constant = _gradient_coefficients(weight, mean, inverse, sums, x.numel() // channels)
+        grad_x = torch.empty_like(x)
+        repeated = [_repeat(values, channels) for values in (gain, slope, constant)]
+        periods = -(-size // repeated[0].size)
+        spread(norm.grad_input, periods, x.numel(), array_of(x), grad, array_of(grad_x), steps, size, *repeated)
+        return grad_x, *_parameter_gradients(sums, inverse, weight), None, None, None
+
+
+class _NormPool(torch.autograd.Function):
+    """Batch norm with given statistics of this batch, then a 2x2 max pool; keeps the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+        images, channels, height, width = x.shape
+        scale, offset = (np.tile(values, width) for values in _coefficients(weight, bias, mean, inverse))
+        y = torch.empty_like(x[:, :, : height // 2, : width // 2], memory_format=torch.channels_last)
+        rows = images * height // 2
+        spread(pool.pool, rows, x.numel(), array_of(x), array_of(y), channels, scale, offset)
+        ctx.save_for_backward(x, weight, bias, mean, inverse)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, inverse = ctx.saved_tensors
+        images, channels, height, width = x.shape
+        grad = array_of(grad_outputs[0].contiguous(memory_format=torch.channels_last))
+        scale, offset = (np.tile(values, width) for values in _coefficients(weight, bias, mean, inverse))
+        rows = images * height // 2
+        partial = np.empty((-(-rows // pool.ROWS), 2, scale.size), np.float32)
+        around = np.tile(mean.numpy().astype(np.float32), width)
+        spread(
+            pool.pool_grad_moments, len(partial), x.numel(), array_of(x), grad, channels, scale, offset, around, partial
+        )
+        sums = partial.sum(0, dtype=np.float64).reshape(2, -1, channels).sum(1)
+        _, slope, constant = _gradient_coefficients(weight, mean, inverse, sums, x.numel() // channels)
+        grad_x = torch.empty_like(x)
+        spread(
+            pool.pool_grad_input, rows, x.numel(), array_of(x), grad, array_of(grad_x), channels, scale, offset,
+            np.tile(slope, width), np.tile(constant, width),
+        )  # fmt: skip
+        return grad_x, *_parameter_gradients(sums, inverse, weight), None, None
+
+
+def array_of(x: Tensor) -> np.ndarray:
+    """The values of a channels-last [N, C, H, W] in the order of memory."""
+    return array(x.permute(0, 2, 3, 1))
+
+
+def _repeat(values: np.ndarray, channels: int) -> np.ndarray:
+    """Coefficients [C] as float32, repeated to a period."""
+    return np.tile(values.astype(np.float32), max(1, _PERIOD // channels))
+
+
+def _sums(kernel: Any, channels: int, size: int, *args: Any) -> np.ndarray:
+    """Two sums [2, C] float64 by a kernel that writes them for blocks of `size` values; `args` are its own."""
+    period = channels * max(1, _PERIOD // channels)
+    blocks = -(-size // (max(1, norm.BLOCK // period) * period))
+    partial = np.empty((blocks, 2, period), np.float32)
+    spread(kernel, blocks, args[0].size, *args, partial)
+    sums: np.ndarray = partial.sum(0, dtype=np.float64).reshape(2, -1, channels).sum(1)
+    return sums
+
+
+def _coefficients(weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset [C] float32 of the norm."""
+    scale = weight.detach().double() * inverse
+    offset = bias.detach().double() - mean * scale
+    return scale.float().numpy(), offset.float().numpy()
+
+
+def _gradient_coefficients(
+    weight: Tensor, mean: Tensor, inverse: Tensor, sums: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The input's gradient as gain * g + slope * x + constant; `sums` are those of g and g * (x - mean)."""
+    gain = weight.detach().double().numpy() * inverse.numpy()
+    slope = -gain * inverse.numpy() ** 2 * sums[1] / count
+    constant = -gain * sums[0] / count - slope * mean.numpy()
+    return gain.astype(np.float32), slope.astype(np.float32), constant.astype(np.float32)
+
+
+def _parameter_gradients(sums: np.ndarray, inverse: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of weight and bias [C]."""
+    return torch.from_numpy(sums[1] * inverse.numpy()).to(weight.dtype), torch.from_numpy(sums[0]).to(weight.dtype)

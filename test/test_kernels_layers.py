@@ -1,0 +1,183 @@
+"""Compiled norms, pools and means: values and gradients of the plain ones, checkpoints that know no difference."""
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sdt_distill.kernels import use_fused_layers
+from sdt_ros.network import MLIF, build_network
+from sdt_ros.network.config import NetworkConfig
+from sdt_ros.network.head import Upsample
+from sdt_ros.network.layers import ConvBN
+from sdt_ros.network.stem import Downsample
+
+SMALL = NetworkConfig(embed_dim=32, depth=2, heads=4, mlp_ratio=2, head_widths=(16, 12, 8, 8, 8))
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class WithNeurons(nn.Module):
+    """A layer under test beside neurons, without which a module is no spiking one."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.neurons = layer, MLIF()
+
+
+def pair(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The layer and its compiled copy, with weights that are no identity."""
+    for module in layer.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, -2, 2)
+            nn.init.uniform_(module.bias, -1, 1)
+    fused = use_fused_layers(WithNeurons(copy.deepcopy(layer)))
+    assert type(fused.layer) is not type(layer)
+    return layer, fused.layer
+
+
+def spikes(*shape: int, rate: float = 0.2) -> Tensor:
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape))) < rate).float()
+
+
+def compare(plain: nn.Module, fused: nn.Module, *inputs: Tensor, rtol: float = 1e-5) -> None:
+    """Outputs, gradients of inputs and parameters, and running statistics agree, relative to each tensor's largest."""
+    results: list[list[Tensor]] = []
+    for module in (plain, fused):
+        leaves = [value.clone().requires_grad_() for value in inputs]
+        output = module(*leaves)
+        weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(5))
+        (output.float() * weight).sum().backward()
+        tensors = [output.detach(), *(leaf.grad for leaf in leaves), *(p.grad for p in module.parameters())]
+        assert all(tensor is not None for tensor in tensors)
+        results.append([*tensors, *module.buffers()])  # type: ignore[list-item]
+    for expected, ours in zip(*results, strict=True):
+        assert ours.dtype == expected.dtype
+        assert ours.shape == expected.shape
+        largest = expected.abs().max().item()
+        torch.testing.assert_close(ours, expected, rtol=rtol, atol=max(largest, 1e-3) * rtol)
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
+    "norm": (lambda: nn.BatchNorm2d(13), ((5, 13, 7, 11),)),
+    "norm of one pixel": (lambda: nn.BatchNorm2d(300), ((9, 300, 1, 1),)),
+    "conv 3x3": (lambda: ConvBN(2, 12, 3), ((3, 2, 2, 24, 40),)),
+    "conv 1x1": (lambda: ConvBN(24, 300), ((4, 2, 24, 9, 11),)),
+    "downsample": (lambda: Downsample(2, 12), ((3, 2, 2, 24, 40),)),
+    "downsample wide": (lambda: Downsample(12, 32), ((2, 1, 12, 6, 10),)),
+    "upsample": (lambda: Upsample(16, 12, 8), ((2, 16, 5, 6), (4, 2, 12, 10, 12))),
+    "upsample unrefined": (
+        lambda: Upsample(8, 2, 8, skip_kernel=3, refine=False),
+        ((2, 8, 10, 12), (3, 2, 2, 20, 24)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_in_float32(name: str) -> None:
+    torch.manual_seed(1)
+    make, shapes = LAYERS[name]
+    plain, fused = pair(make())
+    compare(plain, fused, *(spikes(*shape) if len(shape) == 5 else torch.randn(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize("name", ["norm", "conv 3x3", "downsample", "upsample"])
+def test_layers_under_bfloat16_autocast(name: str) -> None:
+    torch.manual_seed(2)
+    make, shapes = LAYERS[name]
+    plain, fused = pair(make())
+    inputs = [spikes(*shape) if len(shape) == 5 else torch.randn(shape) for shape in shapes]
+    if name == "norm":
+        inputs = [value.bfloat16() for value in inputs]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        compare(plain, fused, *inputs, rtol=0.03)
+
+
+def test_a_norm_far_from_zero_keeps_its_variance() -> None:
+    """The difference of two large sums would lose it."""
+    plain, fused = pair(nn.BatchNorm2d(8))
+    far = torch.randn(16, 8, 20, 20) * 0.01 + 300
+    compare(plain, fused, far, rtol=2e-3)  # torch's own float32 mean is off by that much of a deviation
+    exact = copy.deepcopy(plain).double()
+    exact.reset_running_stats()
+    fused.reset_running_stats()  # type: ignore[operator]
+    torch.testing.assert_close(fused(far).double(), exact(far.double()), rtol=0, atol=5e-3)
+
+
+def test_ties_share_their_gradient_as_maximum_does() -> None:
+    plain, fused = pair(Downsample(2, 4))
+    flat = torch.zeros(2, 1, 2, 8, 8)
+    flat[:, :, :, 3, 5] = 1  # all ties but for one place
+    compare(plain, fused, flat)
+
+
+def test_nan_stays_nan() -> None:
+    plain, fused = pair(Downsample(2, 4))
+    broken = spikes(2, 1, 2, 8, 8)
+    broken[0, 0, 0, 2, 2] = torch.nan
+    assert torch.equal(plain(broken).isnan(), fused(broken).isnan())
+    assert fused(broken).isnan().all()  # through the statistics
+
+
+def test_evaluation_is_the_plain_one() -> None:
+    for name in ("norm", "downsample", "upsample"):
+        make, shapes = LAYERS[name]
+        plain, fused = pair(make())
+        inputs = [torch.randn(shape) for shape in shapes]
+        torch.testing.assert_close(fused.eval()(*inputs), plain.eval()(*inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_statistics_do_not_move() -> None:
+    plain, fused = pair(nn.BatchNorm2d(4, track_running_stats=False))
+    compare(plain, fused, torch.randn(3, 4, 5, 5))
+
+
+@pytest.mark.usefixtures("threads")
+def test_the_number_of_threads_changes_no_bit() -> None:
+    _, fused = pair(Downsample(2, 12))
+    inputs = spikes(4, 2, 2, 64, 80)
+    fused.requires_grad_(True)
+    results = []
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        bn = fused.conv_bn.bn  # type: ignore[union-attr]
+        x = torch.randn(8, 12, 64, 80, generator=torch.Generator().manual_seed(3)).requires_grad_()
+        y = bn(x)  # type: ignore[operator]
+        results.append((y.detach(), torch.autograd.grad(y.square().sum(), x)[0]))
+    assert inputs.any()
+    for y, grad in results[1:]:
+        assert torch.equal(y, results[0][0])
+        assert torch.equal(grad, results[0][1])
+
+
+def test_a_whole_network_learns_alike() -> None:
+    """Losses of a few steps stay together until rounding flips spikes; names and shapes stay throughout."""
+    torch.manual_seed(3)
+    plain = build_network(SMALL)
+    fused = use_fused_layers(copy.deepcopy(plain))
+    assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in fused.state_dict().items()}
+    assert all(v.is_contiguous() for v in fused.state_dict().values())
+    events, target = spikes(2, 4, 2, 64, 80, rate=0.1), torch.rand(2, 1, 64, 80)
+    losses: dict[str, list[float]] = {"plain": [], "fused": []}
+    for name, network in (("plain", plain), ("fused", fused)):
+        optimiser = torch.optim.SGD(network.parameters(), lr=0.05)
+        for _ in range(4):
+            loss = (network(events) - target).abs().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses[name].append(loss.item())
+    assert len(set(losses["plain"])) == 4
+    assert losses["fused"] == pytest.approx(losses["plain"], rel=2e-2)
+    assert losses["fused"][0] == pytest.approx(losses["plain"][0], rel=2e-3)
+    build_network(SMALL).load_state_dict(fused.state_dict())
+    fused.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(fused.eval()(events), plain.eval()(events), rtol=0, atol=0.02)

@@ -35,6 +35,12 @@ def arguments() -> list[DeclareLaunchArgument]:
         declare("wait", "30.0", "wait for subscribers before playing, at most so long [s]"),
         declare("events", "", "topic of the event packets; empty = the recording's"),
         declare("camera_info", "", "topic of the calibration; empty = the recording's"),
+        declare("namespace", "", "namespace of the depth node"),
+        declare("eval", "false", "score what the node publishes, and end with a table", BOOLEAN),
+        declare("eval_json", "", "file to write the scores to"),
+        declare("eval_report", "", "file to write a page about the scores to (HTML)"),
+        declare("eval_late_ms", "0.0", "a latency above counts as late [ms]; 0 = the time to the next window"),
+        declare("truth", "/depth/image_rect", "topic of the recording's true depth"),
     ]
 
 
@@ -51,7 +57,7 @@ def only_topic(path: str, message_type: str, argument: str) -> str | None:
 
 
 def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """Returns the player and the depth node for the arguments' values."""
+    """Returns the player and the depth node for the arguments' values, and what scores the depth."""
 
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
@@ -60,7 +66,11 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if events is None:
         raise RuntimeError(f"bag:={value('bag')} has no {EVENT_PACKET_TYPE} messages to make depth from")
     camera_info = value("camera_info") or only_topic(value("bag"), "sensor_msgs/msg/CameraInfo", "camera_info")
-    clock = value("clock") == "true"
+    clock, scored = value("clock") == "true", value("eval") == "true"
+    if scored and value("loop") == "true":
+        raise RuntimeError("eval:=true needs an end of the recording: leave loop:=true out")
+    if value("eval") == "false" and (value("eval_json") or value("eval_report")):
+        raise RuntimeError("eval_json and eval_report need eval:=true")
     player = Node(
         package="sdt_ros",
         executable="replay_node",
@@ -76,7 +86,7 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         ],
         output="both",
         emulate_tty=True,
-        on_exit=[EmitEvent(event=Shutdown(reason="the recording is over"))],
+        on_exit=[] if scored else [EmitEvent(event=Shutdown(reason="the recording is over"))],
     )
     depth = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(DEPTH)),
@@ -86,7 +96,29 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             "use_sim_time": str(clock).lower(),
         }.items(),
     )
-    return [depth, player]
+    if not scored:
+        return [depth, player]
+    namespace = value("namespace").strip("/")
+    evaluation = Node(
+        package="sdt_ros",
+        executable="eval_node",
+        name="eval",
+        parameters=[
+            {
+                "bag": value("bag"),
+                "depth_node": f"/{namespace}/depth".replace("//", "/"),
+                "events": events,
+                "truth": value("truth"),
+                "json": value("eval_json"),
+                "report": value("eval_report"),
+                "late_ms": float(value("eval_late_ms")),
+            }
+        ],
+        output="both",
+        emulate_tty=True,
+        on_exit=[EmitEvent(event=Shutdown(reason="the recording is over and scored"))],
+    )
+    return [depth, evaluation, player]
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -24,10 +24,10 @@ from std_msgs.msg import Header
 
 from sdt_ros.bags import EVENT_PACKET_TYPE, QOS_BEST_EFFORT, BagWriter, serialize_event_packet
 from sdt_ros.cli import main
-from sdt_ros.demo.expected import expect
 from sdt_ros.demo.pictures import panel
 from sdt_ros.demo.verdict import summarize
-from sdt_ros.demo.watcher import Received
+from sdt_ros.evaluation.expected import expect
+from sdt_ros.evaluation.published import Received
 from sdt_ros.event_frame import event_frame
 from sdt_ros.events import EventPacket, WindowConfig
 from sdt_ros.simulation.patterns import FRAME_ID, write_pattern_bag

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sdt_ros.evaluation import METRICS, Protocol, average, frame_metrics, median_scaled, protocols
-from sdt_ros.evaluation.metrics import BANDS_M, band_metrics
+from sdt_ros.evaluation.metrics import BANDS_M, Comparison, band_metrics
 
 LN2 = math.log(2)
 
@@ -72,11 +72,63 @@ def test_frames_weigh_the_same_whatever_their_pixels():
 
 
 def test_bands_split_the_pixels():
-    truth = np.array([4.999, 5, 9, 15, 20, 79, 80, 100])
+    truth = np.array([0.2, 0.3, 0.999, 1, 2.9, 3, 9.99, 10, 29, 30, 79, 80, 500])
     rows = band_metrics(truth * 1.1, truth)
-    assert [row["pixels"] for row in rows] == [1, 2, 1, 1, 1] and len(rows) == len(BANDS_M)
-    assert [row["abs_rel"] for row in rows] == pytest.approx([0.1] * 5)
-    assert rows[1]["mean_error"] == pytest.approx((0.5 + 0.9) / 2)
+    assert len(rows) == len(BANDS_M) and [row["pixels"] for row in rows] == [1, 2, 2, 2, 2, 2, 2]
+    assert [row["abs_rel"] for row in rows] == pytest.approx([0.1] * 7)
+    assert rows[2]["mean_error"] == pytest.approx((0.1 + 0.29) / 2)
+    assert rows[6]["rmse"] == pytest.approx(math.sqrt((8**2 + 50**2) / 2))
+    assert rows[4]["mae_20m"] == pytest.approx(1.0), "of 10 and 29 m only the first is within 20 m"
+    assert math.isnan(rows[5]["mae_30m"]), "nothing from 30 m on is within 30 m"
+
+
+def test_a_band_has_the_metrics_of_its_pixels_alone():
+    # 10 to 30 m holds two cells of the sums, below and from 20 m; p 12, 30 against 16, 24: D = -4, 6
+    rows = band_metrics(np.array([1.0, 12, 30, 90]), np.array([2.0, 16, 24, 60]))
+    band = rows[BANDS_M.index((10.0, 30.0))]
+    by_hand = {
+        "abs_rel": 0.25,  # (4/16 + 6/24) / 2
+        "sq_rel": 1.25,  # (16/16 + 36/24) / 2
+        "sq_rel_squared": 1 / 16,
+        "rmse": math.sqrt(26),  # (16 + 36) / 2
+        "mean_abs_error": 5.0,
+        "mean_error": 1.0,
+        "delta1": 0.0,  # ratios 4/3 and 1.25, which is not below 1.25
+        "delta2": 1.0,
+        "rmse_log": math.sqrt((math.log(4 / 3) ** 2 + math.log(1.25) ** 2) / 2),
+    }
+    assert {name: band[name] for name in by_hand} == pytest.approx(by_hand, rel=1e-14)
+
+
+def test_a_factor_scores_as_the_scaled_depth_does():
+    rng = np.random.default_rng(0)
+    truth, guess = rng.lognormal(2, 1, 5000), rng.lognormal(2, 1, 5000)
+    comparison = Comparison(truth)
+    factor = comparison.scale_of(guess)
+    assert factor == pytest.approx(np.median(truth) / np.median(guess), rel=1e-15)
+    scaled, _ = comparison.metrics(guess, scale=factor)
+    assert scaled == pytest.approx(frame_metrics(median_scaled(guess, truth), truth), rel=1e-12)
+
+
+def test_metrics_agree_with_plain_numpy():
+    rng = np.random.default_rng(1)
+    gt, p = rng.lognormal(2, 1, 40_000), rng.lognormal(2, 1, 40_000)
+    log, ratio = np.log(p) - np.log(gt), np.maximum(p / gt, gt / p)
+    plain = {
+        "abs_rel": np.mean(np.abs(p - gt) / gt),
+        "sq_rel": np.mean((p - gt) ** 2 / gt),
+        "sq_rel_squared": np.mean((p - gt) ** 2 / gt**2),
+        "rmse": np.sqrt(np.mean((p - gt) ** 2)),
+        "rmse_log": np.sqrt(np.mean(log**2)),
+        "silog": np.mean(log**2) - np.mean(log) ** 2,
+        "delta1": np.mean(ratio < 1.25),
+        "delta2": np.mean(ratio < 1.25**2),
+        "delta3": np.mean(ratio < 1.25**3),
+        "mean_abs_error": np.mean(np.abs(p - gt)),
+        "mean_error": np.mean(p - gt),
+        **{f"mae_{limit}m": np.mean(np.abs(p - gt)[gt < limit]) for limit in (10, 20, 30)},
+    }
+    assert frame_metrics(p, gt) == pytest.approx(plain, rel=1e-12)
 
 
 def test_median_scaling_forgives_the_scale_and_nothing_else():

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluation_bag import HEIGHT, TRUTH_TOPIC, WIDTH, image, ramp, stamps_20hz, write_bag
 
+from sdt_distill.datasets import Sample
 from sdt_ros.bags import BagError, BagWriter, open_bag, parse_event_packet
 from sdt_ros.evaluation import EvaluationError, Protocol, protocols
-from sdt_ros.evaluation.floors import constant_median, mean_log_map
+from sdt_ros.evaluation.floors import Floors
+from sdt_ros.evaluation.probes import PROBES
+from sdt_ros.evaluation.run import evaluate, shrink
+from sdt_ros.evaluation.score import Scorer
+from sdt_ros.evaluation.source import DatasetSource
 from sdt_ros.evaluation.spool import Spool
 from sdt_ros.evaluation.truth import Truth, nearest, onto, read_truth
 from sdt_ros.evaluation.windows import StampedWindow, StampedWindows
@@ -35,32 +41,159 @@ def packets(bag: Path) -> list[EventPacket]:
 # --- floors -----------------------------------------------------------------------------------------------------------
 
 
+def floors(frames: list[np.ndarray]) -> Floors:
+    """The floors of frames in which 0 is not compared."""
+    made = Floors()
+    for frame in frames:
+        made.see(frame)
+    made.turn()
+    for frame in frames:
+        made.see_again(frame)
+    made.finish()
+    return made
+
+
 def test_constant_median_by_hand():
-    frames = [np.array([[1, 9, np.nan]], np.float32), np.array([[3, 0, 5]], np.float32)]
-    assert constant_median(lambda: iter(frames), ANY) == 3  # of 1 3 5 9 the lower one in the middle
-    assert constant_median(lambda: iter(frames[1:]), ANY) == 3
-    assert constant_median(lambda: iter(frames), Protocol("cut", 4.0, False)) == 3  # of 1 3 4 4
+    frames = [np.array([[1, 9, 0]], np.float32), np.array([[3, 0, 5]], np.float32)]
+    assert floors(frames).constant_m == 3  # of 1 3 5 9 the lower one in the middle
+    assert floors(frames[1:]).constant_m == 3
 
 
 @pytest.mark.parametrize("count", [1, 2, 1000, 4097])
 def test_constant_median_is_exact(count: int):
     depth = np.random.default_rng(count).lognormal(2, 1.5, (3, 1, count)).astype(np.float32)
-    assert constant_median(lambda: iter(depth), ANY) == np.sort(depth, None)[(depth.size - 1) // 2]
+    assert floors(list(depth)).constant_m == np.sort(depth, None)[(depth.size - 1) // 2]
 
 
 def test_floors_need_a_valid_pixel():
     with pytest.raises(ValueError, match="no valid pixel"):
-        constant_median(lambda: iter([np.full((2, 2), np.nan, np.float32)]), ANY)
+        floors([np.zeros((2, 2), np.float32)])
 
 
-def test_mean_map_is_the_geometric_mean_of_what_is_valid():
-    frames = np.array([[[2.0, np.nan, 0]], [[8.0, 5, np.inf]]], np.float32)
-    # sqrt(2 * 8) = 4; only 5; never valid
-    np.testing.assert_allclose(mean_log_map(lambda: iter(frames), ANY, 7.0), [[4, 5, 7]], rtol=1e-12)
-    # cut at 4 m: sqrt(2 * 4)
-    np.testing.assert_allclose(
-        mean_log_map(lambda: iter(frames), Protocol("cut", 4.0, False), 7.0), [[8**0.5, 4, 7]], rtol=1e-12
-    )
+def test_mean_map_is_the_geometric_mean_of_what_is_compared():
+    made = floors([np.array([[2.0, 0, 0]], np.float32), np.array([[8.0, 5, 0]], np.float32)])
+    # sqrt(2 * 8) = 4; only 5; never compared, so the constant
+    np.testing.assert_allclose(np.exp(made.log_map((1, 3))), [[4, 5, 5]], rtol=1e-12)
+
+
+# --- the scorer -------------------------------------------------------------------------------------------------------
+
+SPIKES = np.zeros((4, 2, 1, 2), np.uint8)
+
+
+def row(*depth: float) -> np.ndarray:
+    return np.array([depth], np.float32)
+
+
+def test_groups_have_floors_of_their_own_and_all_frames_weigh_the_same():
+    with Scorer(ANY, "here") as scorer:
+        scorer.add("a", 1, row(2, 4), row(1, 4), SPIKES)  # Abs Rel (1 + 0) / 2
+        scorer.add("a", 2, row(4, 16), row(4, 16), SPIKES)  # 0
+        scorer.add("b", 1, row(20, np.nan), row(10, 10), SPIKES)  # 1, a pixel is missing
+        scorer.add("b", 2, row(1, 1), None, SPIKES)
+        scores = scorer.finish()
+    assert [frame.pixels for frame in scores.frames] == [2, 2, 1, 0] and len(scores.scored) == 3
+    assert scores.missing_share == pytest.approx(1 / 6) and scores.without_pixels == 0
+    assert scores.total.metric["network"]["abs_rel"].mean == pytest.approx(0.5)
+    assert scores.groups["a"].metric["network"]["abs_rel"].mean == pytest.approx(0.25)
+    # a: 1 4 4 16, the lower in the middle is 4, the map sqrt(1 * 4), sqrt(4 * 16); b: 10
+    assert scores.groups["a"].constant_m == 4 and scores.groups["b"].constant_m == 10
+    # against 1 4: 2 and 8, against 4 16: 2 and 8: (1 + 1) / 2, (0.5 + 0.5) / 2
+    assert scores.groups["a"].metric["mean map"]["abs_rel"].mean == pytest.approx(0.75)
+    assert scores.groups["b"].metric["mean map"]["abs_rel"].mean == pytest.approx(0, abs=1e-12)
+    # all: 1 4 4 10 16; the map (1 * 4 * 10)^(1/3), 8
+    assert scores.total.constant_m == 4
+    first = 40 ** (1 / 3)
+    by_hand = ((first - 1 + 1) / 2 + (abs(first - 4) / 4 + 0.5) / 2 + (10 - first) / 10) / 3
+    assert scores.total.metric["mean map"]["abs_rel"].mean == pytest.approx(by_hand)
+    assert scores.total.band_pixels == pytest.approx([0, 0, 0.2, 0.4, 0.4, 0, 0])
+
+
+def test_one_group_is_all():
+    with Scorer(ANY, "here") as scorer:
+        scorer.add("a", 1, row(2, 4), row(1, 4), SPIKES)
+        scores = scorer.finish()
+    assert scores.total == scores.groups["a"] and scores.total.constant_m == 1 and scores.probed is None
+
+
+def test_probes_are_scored_on_the_pixels_of_the_network():
+    with Scorer(Protocol("cut", 8.0, False), "here") as scorer:
+        blank = {"blank": row(3, 100)}
+        scorer.add("a", 1, row(2, 4), row(1, 4), SPIKES, probes=blank)  # blank: 2, (8 - 4) / 4
+        scorer.add("a", 2, row(4, np.nan), row(2, 4), SPIKES)  # not probed
+        scorer.add("a", 3, row(4, np.nan), row(2, 4), SPIKES, probes=blank)  # blank: 0.5
+        scores = scorer.finish()
+    assert scores.probes["blank"].metric["blank"]["abs_rel"].mean == pytest.approx((1.5 + 0.5) / 2)
+    assert scores.probed is not None and scores.probed.frames == scores.probes["blank"].frames == 2
+    assert scores.probed.metric["network"]["abs_rel"].mean == pytest.approx((0.5 + 1) / 2)
+    assert scores.total.metric["network"]["abs_rel"].mean == pytest.approx((0.5 + 1 + 1) / 3)
+
+
+def test_nothing_to_compare_is_refused():
+    with Scorer(ANY, "here") as scorer, pytest.raises(EvaluationError, match=r"here: the truth has no valid pixel in"):
+        scorer.add("a", 1, row(2, 4), row(0, np.nan), SPIKES)
+        scorer.finish()
+    with Scorer(ANY, "here") as scorer, pytest.raises(EvaluationError, match="both a valid truth and a prediction"):
+        scorer.add("a", 1, row(np.nan, 0), row(1, 2), SPIKES)
+        scorer.finish()
+    with Scorer(ANY, "here") as scorer, pytest.raises(EvaluationError, match=r"here, a, image 1: .*of one size"):
+        scorer.add("a", 1, row(1, 2), row(1, 2), SPIKES)
+        scorer.add("a", 2, row(1, 2, 3), row(1, 2, 3), SPIKES)
+
+
+# --- probes and any network -------------------------------------------------------------------------------------------
+
+
+def test_probes_spoil_as_they_say():
+    spikes = np.random.default_rng(0).integers(0, 2, (4, 2, 3, 5), np.uint8)
+    assert not PROBES["blank"](spikes).any() and PROBES["blank"](spikes).shape == spikes.shape
+    first = PROBES["first_bin"](spikes)
+    assert first.shape == spikes.shape and all((one == spikes[0]).all() for one in first)
+    np.testing.assert_array_equal(PROBES["reversed"](spikes)[0], spikes[3])
+    np.testing.assert_array_equal(PROBES["reversed"](spikes)[3], spikes[0])
+
+
+@dataclass
+class Recorded:
+    """A data set of three samples."""
+
+    sequences = ("a", "b")
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Sample:
+        spikes = np.full((4, 2, 2, 2), index % 2, np.uint8)
+        depth = np.full((2, 2), 2.0, np.float32)
+        return Sample(spikes, depth, 0, index + 1, "ab"[index // 2], index)
+
+
+def test_any_network_can_be_scored_on_any_data_set():
+    asked: list[float] = []
+
+    def network(spikes: np.ndarray) -> np.ndarray:
+        asked.append(spikes.mean())
+        return np.full(spikes.shape[2:], 1 + spikes.mean(), np.float32)
+
+    with Scorer(ANY, "here") as scorer:
+        work = evaluate(DatasetSource(Recorded(), "here"), network, scorer, probe_every=2)
+        scores = scorer.finish()
+    assert work.windows == 3 and [frame.group for frame in scores.frames] == ["a", "a", "b"]
+    assert scores.total.metric["network"]["abs_rel"].mean == pytest.approx((0.5 + 0 + 0.5) / 3)
+    assert scores.probed is not None and scores.probed.frames == 2, "every other one"
+    assert len(asked) == 3 + 1 + 2 * 2, "blank windows of a size are asked once"
+    assert 0 < work.network_s <= work.seconds
+    with Scorer(ANY, "here") as scorer, pytest.raises(EvaluationError, match=r"here: all 1 windows .*--min-events 1"):
+        evaluate(DatasetSource(Recorded(), "here", samples=1, min_events=1), network, scorer)
+
+
+@pytest.mark.parametrize("size", [(96, 128), (48, 64), (38, 51), (1, 1)])
+def test_shrunken_spikes_are_those_that_the_node_bins(size: tuple[int, int]):
+    spikes = (np.random.default_rng(2).random((2, 2, 96, 128)) < 0.05).astype(np.uint8)
+    binned = np.zeros((2, 2, *size), np.uint8)
+    t, p, y, x = np.nonzero(spikes)
+    binned[t, p, y * size[0] // 96, x * size[1] // 128] = 1
+    np.testing.assert_array_equal(shrink(spikes, *size), binned)
 
 
 # --- arrays on disk ---------------------------------------------------------------------------------------------------

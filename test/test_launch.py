@@ -24,7 +24,8 @@ PARAMETERS = yaml.safe_load((ROOT / "config/depth.yaml").read_text())["/**"]["ro
 ARGUMENTS = {
     "depth.launch.py": "namespace params_file weights allow_untrained device events camera_info camera_info_url "
     "pointcloud rviz autostart log_level use_sim_time respawn",
-    "replay.launch.py": "bag rate loop clock wait events camera_info",
+    "replay.launch.py": "bag rate loop clock wait events camera_info namespace eval eval_json eval_report eval_late_ms "
+    "truth",
 }
 
 
@@ -38,6 +39,11 @@ def calls(path: Path, function: str) -> list[ast.Call]:
 def literal(node: ast.expr) -> Any:
     """Returns a literal's value, None for an expression."""
     return node.value if isinstance(node, ast.Constant) else None
+
+
+def executable(call: ast.Call) -> Any:
+    """Returns what a node's action starts."""
+    return next(literal(keyword.value) for keyword in call.keywords if keyword.arg == "executable")
 
 
 # --- by reading ---
@@ -80,7 +86,7 @@ def test_replay_gives_the_player_parameters_that_it_has() -> None:
     """A misspelt parameter would be ignored without a word."""
     text = (ROOT / "sdt_ros/replay.py").read_text()
     declared = set(re.findall(r'declare\("(\w+)"', text))
-    (player,) = calls(ROOT / "launch/replay.launch.py", "Node")
+    (player,) = [call for call in calls(ROOT / "launch/replay.launch.py", "Node") if executable(call) == "replay_node"]
     (parameters,) = [keyword.value for keyword in player.keywords if keyword.arg == "parameters"]
     given = {literal(key) for node in ast.walk(parameters) if isinstance(node, ast.Dict) for key in node.keys if key}
     assert given

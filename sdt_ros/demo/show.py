@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sdt_ros.bags import BagError
 from sdt_ros.demo import graph, pictures, scoring
-from sdt_ros.demo.expected import Expected, expect
+from sdt_ros.evaluation.expected import Expected, expect
 from sdt_ros.evaluation.table import table
 from sdt_ros.events import WindowConfig
 from sdt_ros.runtime import DepthEstimator
@@ -82,7 +82,7 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
             alarm = "UNTRAINED WEIGHTS: what is shown on the right is not depth" if untrained else ""
             panels.append(pictures.panel(window.spikes, received.depth[window.stamp_ns], *COLOURS_M, title, alarm))
     if scoring.has_truth(bag) and received.depth:
-        content, page = scoring.score_published(bag, received.depth, expected, estimator, windows)
+        content, page = scoring.score_and_draw(bag, received, expected, windows)
         summary["errors"] = {name: content["metric"][name] for name in content["metric"]}
         (args.out / "report.html").write_text(page, encoding="utf-8")
         print(table(content))
@@ -125,13 +125,13 @@ def _play(bag: Path, rate: float, expected: Expected, node: dict[str, Any], out:
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
-    from sdt_ros.demo.watcher import Watcher
+    from sdt_ros.evaluation.watch import Watcher
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes must not stay behind
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     processes: list[graph.Process] = []
     try:
-        watcher = Watcher({window.stamp_ns for window in expected.windows[: expected.shown]})
+        watcher = Watcher("demo_watcher", keep_samples=True)
         executor = SingleThreadedExecutor()
         executor.add_node(watcher)
         names = ["-r", f"~/events:={expected.topic}"]

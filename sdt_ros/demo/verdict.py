@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sdt_ros.demo.expected import Expected
-from sdt_ros.demo.watcher import Received
+from sdt_ros.evaluation.expected import Expected
+from sdt_ros.evaluation.published import Received
 
 
 def summarize(received: Received, expected: Expected, replay_rate: float) -> dict[str, Any]:

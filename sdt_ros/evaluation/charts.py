@@ -11,18 +11,26 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from sdt_ros.evaluation.metrics import BANDS_M
 from sdt_ros.evaluation.score import CONSTANT, GUESSES, MAP, PREDICTION
+from sdt_ros.evaluation.table import band_name, share
 
 COLOURS = {PREDICTION: "#1f5fa8", CONSTANT: "#b9a67a", MAP: "#8b8b83"}
+_NAMED = 8  # groups whose names fit above a chart
 _INK, _GRID = "#3a3a36", "#e4e2da"
 # A fixed salt and no date: equal figures give equal pages.
 _STYLE: Any = {"svg.hashsalt": "sdt_eval", "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 10}
 
 
 def over_time(frames: list[dict[str, Any]]) -> str:
-    """Abs Rel and mean error of each frame over the recording's time, and its events."""
-    times = (np.array([frame["stamp_ns"] for frame in frames]) - frames[0]["stamp_ns"]) / 1e9
+    """Abs Rel, mean error and spikes of each frame: over time, or recording by recording where there are several."""
+    groups = list(dict.fromkeys(frame["group"] for frame in frames))
+    if len(groups) == 1:
+        times = (np.array([frame["stamp_ns"] for frame in frames]) - frames[0]["stamp_ns"]) / 1e9
+        starts = []
+    else:
+        frames = [frame for group in groups for frame in frames if frame["group"] == group]
+        times = np.arange(len(frames), dtype=float)
+        starts = [next(i for i, frame in enumerate(frames) if frame["group"] == group) for group in groups]
     rows = (
         ("abs_rel", "Abs Rel", COLOURS[PREDICTION]),
         ("mean_error", "mean error [m]", "#a8431f"),
@@ -30,32 +38,42 @@ def over_time(frames: list[dict[str, Any]]) -> str:
     )
     with rc_context(_STYLE):
         figure = Figure(figsize=(9.6, 4.4), layout="constrained")
-        for axes, (name, label, colour) in zip(figure.subplots(len(rows), 1, sharex=True), rows, strict=True):
+        for place, (axes, (name, label, colour)) in enumerate(
+            zip(figure.subplots(len(rows), 1, sharex=True), rows, strict=True)
+        ):
             values = np.array([frame[name] for frame in frames], float) * (100 if name == "spike_density" else 1)
-            marker = "o" if len(frames) < 60 else ""
-            axes.plot(times, values, color=colour, linewidth=1.4, marker=marker, markersize=3)
+            for first, behind in zip(starts or [0], [*starts[1:], len(frames)], strict=True):
+                marker = "o" if len(frames) < 60 else ""
+                axes.plot(times[first:behind], values[first:behind], color=colour, linewidth=1.4, marker=marker,
+                          markersize=3)  # fmt: skip
+            for first in starts[1:]:
+                axes.axvline(first - 0.5, color=_INK, linewidth=0.6, linestyle=(0, (2, 3)))
             if name == "mean_error":
                 axes.axhline(0, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
             else:
                 axes.set_ylim(0, 1.15 * np.nanmax(values, initial=1e-9))
             axes.set_ylabel(label)
             _plain(axes)
-        axes.set_xlabel("time since the first frame [s]")
+            if starts and place == 0 and len(groups) <= _NAMED:
+                for group, first, behind in zip(groups, starts, [*starts[1:], len(frames)], strict=True):
+                    axes.text((first + behind - 1) / 2, 1.02, group, transform=axes.get_xaxis_transform(),
+                              ha="center", va="bottom", fontsize=8, color=_INK)  # fmt: skip
+        axes.set_xlabel("frame" if starts else "time since the first frame [s]")
         figure.align_ylabels()
         return _svg(figure)
 
 
 def by_distance(bands: list[dict[str, Any]]) -> str:
     """Abs Rel by distance, of the network and of the floors."""
-    places = np.arange(len(BANDS_M))
+    places = np.arange(len(bands))
     with rc_context(_STYLE):
         figure = Figure(figsize=(9.6, 2.7), layout="constrained")
         axes = figure.subplots()
         for number, guess in enumerate(GUESSES):
             values = [np.nan if band[guess]["abs_rel"] is None else band[guess]["abs_rel"] for band in bands]
             axes.bar(places + 0.26 * (number - 1), values, 0.24, color=COLOURS[guess], label=guess)
-        axes.set_xticks(places, [f"{near}-{far} m\n{100 * band['pixel_share']:.0f} % of pixels" for (near, far), band in
-                                 zip(BANDS_M, bands, strict=True)])  # fmt: skip
+        names = [f"{band_name(band)}\n{share(band['pixel_share'])} of pixels" for band in bands]
+        axes.set_xticks(places, names)
         axes.tick_params(axis="x", length=0)
         axes.set_ylabel("Abs Rel")
         axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)

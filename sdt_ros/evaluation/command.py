@@ -1,4 +1,4 @@
-"""`sdt eval`: depth from a recording, offline, scored against the recording's own truth."""
+"""`sdt eval`: depth from a recording or a data set, offline, scored against its truth; or live from the node."""
 
 from __future__ import annotations
 
@@ -10,17 +10,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+DATASETS = ("dsec", "mvsec", "dense", "dense-spike", "bag", "simulation")
+MIN_EVENTS = 100  # of a window of a bag, as the node has it
+
 
 def add_parser(subparsers: Any) -> None:
     """Add `eval` to the command line."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "eval",
-        help="score depth from a recording against its truth",
-        description="Run the network over a bag's events, offline, and score its depth against the bag's depth images.",
-        epilog="Exit codes: 0 scored, 1 cannot be scored, 2 wrong arguments, 130 interrupted. "
-        "Example: sdt eval recording.mcap --weights net.safetensors --report report.html",
+        help="score depth from a recording or a data set against its truth",
+        description="Run the network over a bag's events or a data set's windows, offline, and score its depth against "
+        "the truth. With --live, score what a running depth node publishes while the bag plays.",
+        epilog="Exit codes: 0 scored, 1 cannot be scored, 2 wrong arguments, 3 scored, but live frames were late or "
+        "missing, 130 interrupted. Examples: sdt eval recording.mcap --weights net.safetensors --report report.html; "
+        "sdt eval --dataset mvsec --root MVSEC --split test_day",
     )
-    parser.add_argument("bag", type=Path, help="bag folder, or one .db3 or .mcap file")
+    what = parser.add_argument_group("what is scored")
+    what.add_argument("bag", type=Path, nargs="?", help="bag folder, or one .db3 or .mcap file")
+    what.add_argument("--dataset", choices=DATASETS, help="instead of a bag: a data set in this format")
+    what.add_argument("--root", type=Path, metavar="DIR", help="folder of the data set")
+    what.add_argument("--split", metavar="NAME", help="a published split of the data set (all recordings)")
+    what.add_argument("--samples", type=_positive, metavar="N", help="only N samples of the data set, spread evenly")
+    what.add_argument("--live", action="store_true", help="score what a node publishes while the bag plays elsewhere")
     network = parser.add_mutually_exclusive_group()
     network.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint; the packaged one by default")
     network.add_argument("--untrained", metavar="PRESET", help="random weights of this preset: the depth means nothing")
@@ -32,15 +43,28 @@ def add_parser(subparsers: Any) -> None:
         help="one window ends at each truth stamp (default), or the node's own windows against the nearest truth",
     )  # fmt: skip
     parser.add_argument(
-        "--protocol", choices=("mvsec", "dense", "none"), default="mvsec",
-        help="cut at 80 m (default) or 1000 m and the farthest left out, as E2Depth does; or every known pixel",
+        "--protocol", choices=("mvsec", "dense", "dsec", "none"),
+        help="cut at 80 m (mvsec, dsec) or 1000 m (dense) and the farthest left out, as E2Depth does; or every known "
+        "pixel; the data set's own by default, for bags and simulation mvsec",
     )  # fmt: skip
     parser.add_argument("--rows", type=int, metavar="N", help="only the upper N rows; E2Depth takes 260")
     parser.add_argument("--rate-hz", type=float, default=20.0, metavar="HZ", help="of --schedule node (20)")
-    parser.add_argument("--min-events", type=int, default=100, metavar="N", help="no depth of windows with fewer (100)")
+    parser.add_argument(
+        "--min-events", type=int, metavar="N", help=f"no depth of windows with fewer (bags {MIN_EVENTS}, data sets 0)"
+    )
     parser.add_argument("--drop-bad-stamps", action="store_true", help="leave out truth whose stamps repeat or go back")
+    parser.add_argument(
+        "--probes", action="store_true", help="score spoilt input too: blank, first time bin only, time reversed"
+    )
+    parser.add_argument(
+        "--probe-every", type=_positive, default=1, metavar="N", help="of --probes: every Nth window only (1)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="write depth and stamps there, one npz")
+    live = parser.add_argument_group("of --live")
+    live.add_argument("--node", default="/depth", metavar="NAME", help="full name of the depth node (/depth)")
+    live.add_argument("--late-ms", type=float, metavar="MS", help="a latency above is late (the replay's period)")
+    live.add_argument("--start-s", type=float, default=120.0, metavar="S", help="wait so long for the replay (120)")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="write depth and stamps there, one npz a recording")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write one self-contained HTML page to FILE")
     parser.set_defaults(run=run)
@@ -52,12 +76,36 @@ def run(args: argparse.Namespace) -> int:
     from sdt_ros.network import CheckpointError
     from sdt_ros.runtime import DeviceError
 
+    if wrong := _wrong(args):
+        print(f"sdt eval: {wrong}", file=sys.stderr)
+        return 2
     try:
+        if args.live:
+            from sdt_ros.evaluation.live import evaluate_live
+
+            return evaluate_live(args)
         evaluate(args)
     except (BagError, CheckpointError, DeviceError, ValueError, OSError) as error:
         print(f"sdt eval: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _wrong(args: argparse.Namespace) -> str:
+    """What is wrong with the arguments as a whole; empty if nothing."""
+    if (args.bag is None) == (args.dataset is None):
+        return "name either a bag, or a data set by --dataset and --root"
+    if args.dataset is not None and args.root is None:
+        return f"--dataset {args.dataset} needs --root DIR"
+    of_bags = {"--schedule node": args.schedule == "node", "--live": args.live}
+    of_datasets = {
+        "--root": args.root is not None, "--split": args.split is not None, "--samples": args.samples is not None
+    }  # fmt: skip
+    for name in [name for name, given in (of_bags if args.dataset else of_datasets).items() if given]:
+        return f"{name} is for {'a bag' if args.dataset else 'data sets'} only"
+    if args.live and (args.probes or args.save or args.weights or args.untrained):
+        return "--live scores what the node publishes: --probes, --save, --weights and --untrained are not for it"
+    return ""
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
@@ -66,66 +114,145 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         BagError, CheckpointError, DeviceError, EvaluationError, ValueError, OSError: what cannot be used, and why.
     """
-    import numpy as np
-
-    from sdt_ros.bags import events_topic, open_bag
     from sdt_ros.evaluation.figures import figures
-    from sdt_ros.evaluation.predict import Predictions, Predictor
-    from sdt_ros.evaluation.protocol import protocols
-    from sdt_ros.evaluation.rectify import Rectifier
-    from sdt_ros.evaluation.score import score
-    from sdt_ros.evaluation.spool import Spool
-    from sdt_ros.evaluation.table import table
-    from sdt_ros.evaluation.truth import read_truth
-    from sdt_ros.events import WindowConfig
+    from sdt_ros.evaluation.protocol import OF_DATASET, protocols
+    from sdt_ros.evaluation.run import EstimatorNetwork
+    from sdt_ros.evaluation.run import evaluate as run_windows
+    from sdt_ros.evaluation.score import Scorer
 
-    protocol = replace(protocols[args.protocol], rows=args.rows)
-    estimator = _estimator(args)
-    windows = WindowConfig(estimator.window_ms, estimator.bins, args.rate_hz, args.min_events)
+    protocol = replace(protocols[args.protocol or OF_DATASET[args.dataset or "bag"]], rows=args.rows)
+    estimator = estimator_of(args)
     with ExitStack() as stack:
-        bag = stack.enter_context(open_bag(args.bag))
-        topic = events_topic(bag, args.events_topic)
-        frames, depth, spikes = (stack.enter_context(Spool()) for _ in range(3))
-        rectifier = Rectifier.from_bag(bag, topic, args.camera_info)
-        truth = read_truth(bag, args.truth_topic, frames, protocol, args.drop_bad_stamps)
-        predictions = Predictions(depth, spikes)
-        Predictor(bag, topic, truth, estimator, windows, rectifier, predictions).run(args.schedule)
-        scores = score(predictions, truth, protocol, f"{args.bag}: {args.truth_topic}")
+        source, settings = (_of_dataset if args.dataset else _of_bag)(args, estimator, protocol, stack)
+        pictures = args.report is not None
+        scorer = stack.enter_context(Scorer(protocol, source.where, args.save is not None, pictures))
+        network = EstimatorNetwork(estimator)
+        work = run_windows(source, network, scorer, args.probe_every if args.probes else 0, network.measured)
+        scores = scorer.finish()
         settings = {
-            "bag": str(args.bag),
-            "events_topic": topic,
-            "truth_topic": args.truth_topic,
-            "schedule": args.schedule,
-            "protocol": {"name": protocol.name, "far_m": protocol.far_m, "below_max": protocol.below_max}
-            | {"rows": protocol.rows},
-            "window_ms": windows.window_ms,
-            "bins": windows.bins,
-            "rate_hz": windows.rate_hz if args.schedule == "node" else None,
-            "min_events": windows.min_events,
-            "rectification": rectifier.text,
+            **settings,
+            **source.notes(),
+            "protocol": protocol_settings(protocol),
+            "window_ms": estimator.window_ms,
+            "bins": estimator.bins,
+            "probe_every": args.probe_every if args.probes else None,
             "weights": str(args.weights or "packaged") if args.untrained is None else None,
-            "recording_s": (bag.end_ns - bag.start_ns) / 1e9,
         }
-        content = figures(settings, estimator, predictions, scores, truth)
-        if args.save is not None:
-            args.save.mkdir(parents=True, exist_ok=True)
-            stamps = np.array([window.stamp_ns for window in predictions.windows], np.int64)
-            np.savez(args.save / f"{args.bag.stem}.npz", depth=depth.stacked(), stamp=stamps)
-        if args.json is not None:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        if args.report is not None:
-            from sdt_ros.evaluation.report import page
-
-            args.report.parent.mkdir(parents=True, exist_ok=True)
-            args.report.write_text(page(content, predictions, truth, scores, protocol), encoding="utf-8")
-        print(table(content))
-        if args.save is not None:
-            print(f"depth: {args.save / f'{args.bag.stem}.npz'}")
+        if settings["recording_s"] is None:  # what the windows cover; they may lie far apart
+            settings["recording_s"] = work.windows * estimator.window_ms / 1000
+        content = figures(
+            settings, estimator.describe(), not estimator.is_untrained, source.counts(), scores, work
+        )  # fmt: skip
+        saved = [] if args.save is None else save(args.save, scorer)
+        write(args, content, scorer, scores)
+        for path in saved:
+            print(f"depth: {path}")
     return content
 
 
-def _estimator(args: argparse.Namespace) -> Any:
+def _of_bag(args: argparse.Namespace, estimator: Any, protocol: Any, stack: ExitStack) -> tuple[Any, dict[str, Any]]:
+    from sdt_ros.bags import events_topic, open_bag
+    from sdt_ros.evaluation.recording import RecordingSource
+    from sdt_ros.evaluation.rectify import Rectifier
+    from sdt_ros.evaluation.spool import Spool
+    from sdt_ros.evaluation.truth import read_truth
+    from sdt_ros.events import WindowConfig
+
+    min_events = MIN_EVENTS if args.min_events is None else args.min_events
+    windows = WindowConfig(estimator.window_ms, estimator.bins, args.rate_hz, min_events)
+    bag = stack.enter_context(open_bag(args.bag))
+    topic = events_topic(bag, args.events_topic)
+    rectifier = Rectifier.from_bag(bag, topic, args.camera_info)
+    truth = read_truth(bag, args.truth_topic, stack.enter_context(Spool()), protocol, args.drop_bad_stamps)
+    settings = {
+        "recording": str(args.bag),
+        "events": topic,
+        "truth": args.truth_topic,
+        "schedule": args.schedule,
+        "rate_hz": windows.rate_hz if args.schedule == "node" else None,
+        "min_events": windows.min_events,
+        "recording_s": (bag.end_ns - bag.start_ns) / 1e9,
+    }
+    return RecordingSource(bag, topic, truth, windows, rectifier, args.schedule), settings
+
+
+def _of_dataset(
+    args: argparse.Namespace, estimator: Any, protocol: Any, stack: ExitStack
+) -> tuple[Any, dict[str, Any]]:
+    from sdt_ros.evaluation.source import DatasetSource
+
+    try:
+        from sdt_distill.datasets import SampleConfig, open_dataset
+    except ImportError as error:
+        raise ValueError(f"--dataset needs the trainer's packages ({error}): pip install 'sdt_ros[datasets]'") from None
+    config = SampleConfig(estimator.window_ms, estimator.bins, frames=False)
+    try:
+        dataset = open_dataset(args.root, args.dataset, config, args.split)
+    except ImportError as error:
+        raise ValueError(f"{args.dataset} needs {error.name}: pip install 'sdt_ros[datasets]'") from None
+    min_events = args.min_events or 0
+    source = DatasetSource(dataset, f"{args.dataset} {args.root}", args.samples, min_events)
+    settings = {
+        "recording": f"{args.dataset} {args.root}" + (f", split {args.split}" if args.split else ""),
+        "truth": "depth at the end of each window",
+        "schedule": "truth",
+        "sequences": ", ".join(dict.fromkeys(dataset.sequences)),
+        "samples": len(source),
+        "min_events": min_events,
+        "recording_s": None,
+    }
+    return source, settings
+
+
+def protocol_settings(protocol: Any) -> dict[str, Any]:
+    """A protocol as plain data."""
+    return {name: getattr(protocol, name) for name in ("name", "far_m", "below_max", "rows")}
+
+
+def save(folder: Path, scorer: Any) -> list[Path]:
+    """Write the depth of each group: `depth` float32 [N, H, W] metres, `stamp` int64 [N] ns; returns the files.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    import numpy as np
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for group in scorer.groups.values():
+        path = folder / f"{group.name.replace('/', '_')}.npz"
+        stamps = np.array([frame.stamp_ns for frame in group.frames], np.int64)
+        np.savez(path, depth=group.depth.stacked(), stamp=stamps)
+        files.append(path)
+    return files
+
+
+def write(args: argparse.Namespace, content: dict[str, Any], scorer: Any, scores: Any) -> None:
+    """Print the table, and write what `--json` and `--report` ask for.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    from sdt_ros.evaluation.table import table
+
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if args.report is not None:
+        from sdt_ros.evaluation.report import page
+
+        args.report.parent.mkdir(parents=True, exist_ok=True)
+        args.report.write_text(page(content, scorer, scores), encoding="utf-8")
+    print(table(content))
+
+
+def estimator_of(args: argparse.Namespace) -> Any:
+    """The network that the arguments name.
+
+    Raises:
+        ValueError: there are no weights.
+        CheckpointError, DeviceError: they cannot be used.
+    """
     from sdt_ros.runtime import DepthEstimator
     from sdt_ros.runtime.packaged import packaged_weights
 
@@ -135,3 +262,10 @@ def _estimator(args: argparse.Namespace) -> Any:
     if weights is None:
         raise ValueError("there are no weights: name a checkpoint by --weights, or try without by --untrained sdt_tiny")
     return DepthEstimator.from_checkpoint(weights, args.device)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value

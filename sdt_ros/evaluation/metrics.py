@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 NEAR_M = (10, 20, 30)
-BANDS_M = ((0, 5), (5, 10), (10, 20), (20, 30), (30, 80))
+BANDS_M = ((0.0, 0.3), (0.3, 1.0), (1.0, 3.0), (3.0, 10.0), (10.0, 30.0), (30.0, 80.0), (80.0, math.inf))
+"""Bands of distance, each from its near end to before its far end [m]."""
 
 METRICS: Mapping[str, tuple[str, str]] = {
     "abs_rel": ("Abs Rel", "mean of |D| / gt"),
@@ -46,39 +48,128 @@ def frame_metrics(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]
     Returns:
         A value for each of `METRICS`; NaN where the frame has no pixel for it.
     """
-    p, gt = prediction.astype(np.float64), truth.astype(np.float64)
-    if not gt.size:
-        return dict.fromkeys(METRICS, np.nan)
-    error = p - gt
-    absolute, squared = np.abs(error), error**2
-    log_error = np.log(p) - np.log(gt)
-    ratio = np.maximum(p / gt, gt / p)
-    values = {
-        "abs_rel": np.mean(absolute / gt),
-        "sq_rel": np.mean(squared / gt),
-        "sq_rel_squared": np.mean(squared / gt**2),
-        "rmse": np.sqrt(np.mean(squared)),
-        "rmse_log": np.sqrt(np.mean(log_error**2)),
-        "silog": np.mean(log_error**2) - np.mean(log_error) ** 2,
-        "delta1": np.mean(ratio < 1.25),
-        "delta2": np.mean(ratio < 1.25**2),
-        "delta3": np.mean(ratio < 1.25**3),
-        "mean_abs_error": np.mean(absolute),
-        "mean_error": np.mean(error),
-    }
-    for limit in NEAR_M:
-        near = absolute[gt < limit]
-        values[f"mae_{limit}m"] = near.mean() if near.size else np.nan
-    return {name: float(values[name]) for name in METRICS}
+    return Comparison(truth).metrics(prediction)[0]
 
 
 def band_metrics(prediction: np.ndarray, truth: np.ndarray) -> list[dict[str, float]]:
     """The metrics of one frame for each of `BANDS_M`, from its near end to before its far end; with `pixels`."""
-    rows = []
-    for near, far in BANDS_M:
-        inside = (truth >= near) & (truth < far)
-        rows.append({**frame_metrics(prediction[inside], truth[inside]), "pixels": float(np.count_nonzero(inside))})
-    return rows
+    return Comparison(truth).metrics(prediction)[1]
+
+
+class Comparison:
+    """The truth of one frame, that several guesses are compared with.
+
+    Args:
+        truth: [N] metres, above 0.
+    """
+
+    def __init__(self, truth: np.ndarray) -> None:
+        self.truth = np.ascontiguousarray(truth, np.float64)
+        self._log = np.log(self.truth)
+        self._median: float | None = None
+
+    def metrics(
+        self, prediction: np.ndarray, log_prediction: np.ndarray | None = None, scale: float = 1.0
+    ) -> tuple[dict[str, float], list[dict[str, float]]]:
+        """All metrics of a guess, and the same for each of `BANDS_M` with `pixels`.
+
+        Args:
+            prediction: [N] metres, above 0.
+            log_prediction: its natural logarithm, where that is known already.
+            scale: factor for the prediction.
+        """
+        p = np.ascontiguousarray(prediction, np.float64)
+        log_p = np.log(p) if log_prediction is None else np.ascontiguousarray(log_prediction, np.float64)
+        cells = np.zeros((len(_EDGES) + 1, _QUANTITIES))
+        _add_up(p, self.truth, log_p, self._log, scale, math.log(scale), _EDGES, cells)
+        whole = _means(cells)
+        for limit in NEAR_M:
+            near = cells[: _cell(limit)].sum(0)
+            whole[f"mae_{limit}m"] = float(near[_ABSOLUTE] / near[0]) if near[0] else math.nan
+        bands = []
+        for near_m, far_m in BANDS_M:
+            inside = cells[_cell(near_m) : _cell(far_m)]
+            band = _means(inside)
+            for limit in NEAR_M:
+                near = cells[_cell(near_m) : max(_cell(near_m), min(_cell(far_m), _cell(limit)))].sum(0)
+                band[f"mae_{limit}m"] = float(near[_ABSOLUTE] / near[0]) if near[0] else math.nan
+            band["pixels"] = float(inside[:, 0].sum())
+            bands.append(band)
+        return whole, bands
+
+    def scale_of(self, prediction: np.ndarray) -> float:
+        """The factor that makes the median of a guess that of the truth."""
+        if not self.truth.size:
+            return 1.0
+        if self._median is None:
+            self._median = float(np.median(self.truth))
+        return self._median / float(np.median(prediction))
+
+
+_EDGES = np.array(sorted({float(edge) for band in BANDS_M for edge in band if 0 < edge < math.inf} | set(NEAR_M)))
+_QUANTITIES, _ABSOLUTE = 12, 10
+_BLOCK = 256  # pixels added up before the sum goes to the total: rounding errors stay small
+
+
+def _cell(edge_m: float) -> int:
+    """The first of the cells between `_EDGES` that lies at or behind an edge."""
+    return int(np.searchsorted(_EDGES, edge_m, "left")) + (edge_m > 0)
+
+
+def _means(cells: np.ndarray) -> dict[str, float]:
+    sums = cells.sum(0)
+    if not sums[0]:
+        return dict.fromkeys(METRICS, math.nan)
+    _, rel, sq, sq_squared, squared, log_squared, log, one, two, three, absolute, error = (
+        float(value) for value in sums / sums[0]
+    )
+    values = {
+        "abs_rel": rel,
+        "sq_rel": sq,
+        "sq_rel_squared": sq_squared,
+        "rmse": math.sqrt(squared),
+        "rmse_log": math.sqrt(log_squared),
+        "silog": log_squared - log**2,
+        "delta1": one,
+        "delta2": two,
+        "delta3": three,
+        "mean_abs_error": absolute,
+        "mean_error": error,
+    }
+    return {name: values.get(name, math.nan) for name in METRICS}
+
+
+@njit(nogil=True, cache=True)
+def _add_up(p, gt, log_p, log_gt, scale, log_scale, edges, cells):  # type: ignore[no-untyped-def]
+    """Add up, by cells of distance, what all metrics are made of: pixels first, then one column a quantity."""
+    part = np.zeros_like(cells)
+    for start in range(0, p.size, _BLOCK):
+        part[:] = 0
+        for i in range(start, min(start + _BLOCK, p.size)):
+            true = gt[i]
+            cell = 0
+            while cell < edges.size and true >= edges[cell]:
+                cell += 1
+            guess = p[i] * scale
+            error = guess - true
+            absolute = abs(error)
+            relative = absolute / true
+            difference = log_p[i] + log_scale - log_gt[i]
+            ratio = max(guess / true, true / guess)
+            row = part[cell]
+            row[0] += 1.0
+            row[1] += relative
+            row[2] += absolute * relative
+            row[3] += relative * relative
+            row[4] += error * error
+            row[5] += difference * difference
+            row[6] += difference
+            row[7] += ratio < 1.25
+            row[8] += ratio < 1.25**2
+            row[9] += ratio < 1.25**3
+            row[10] += absolute
+            row[11] += error
+        cells += part
 
 
 def median_scaled(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -90,7 +90,24 @@ protocols: Mapping[str, Protocol] = MappingProxyType(
     {
         "mvsec": Protocol("mvsec", 80.0, True),
         "dense": Protocol("dense", 1000.0, True),
+        "dsec": Protocol("dsec", 80.0, True),
         "none": Protocol("none", None, False),
     }
 )
-"""By name. The data sets' are those of E2Depth, RAM-Net, Spike-T and EReFormer; `none` takes every known pixel."""
+"""By name. The data sets' are those of E2Depth, RAM-Net, Spike-T and EReFormer; `none` takes every known pixel.
+
+DSEC's authors publish disparity errors only. Depth on it is scored as E2Depth does on MVSEC, cut at 80 m: so does the
+test script of Depth AnyEvent (arXiv 2509.15224), by default.
+"""
+
+OF_DATASET: Mapping[str, str] = MappingProxyType(
+    {
+        "dsec": "dsec",
+        "mvsec": "mvsec",
+        "dense": "dense",
+        "dense-spike": "dense",
+        "bag": "mvsec",
+        "simulation": "mvsec",
+    }
+)
+"""Data set: name of the protocol that its published scores use; bags and simulated scenes are scored as MVSEC is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -11,11 +11,9 @@ import numpy as np
 
 from sdt_ros.evaluation import charts, panels
 from sdt_ros.evaluation.metrics import HIGHER_IS_BETTER, METRICS
-from sdt_ros.evaluation.predict import Predictions
-from sdt_ros.evaluation.protocol import Protocol
-from sdt_ros.evaluation.score import GUESSES, MAP, PREDICTION, FrameScore, Scores, worst
-from sdt_ros.evaluation.table import UNTRAINED, describe, left_out, number
-from sdt_ros.evaluation.truth import Truth, onto
+from sdt_ros.evaluation.score import GUESSES, MAP, PREDICTION, Frame, Scorer, Scores, worst
+from sdt_ros.evaluation.table import UNTRAINED, arrivals, band_name, describe, left_out, number
+from sdt_ros.evaluation.truth import onto
 
 WORST = 3
 TYPICAL = 3
@@ -45,6 +43,9 @@ th { font-weight: 600; font-size: 13px; color: var(--soft); }
 sup { font-size: .72em; line-height: 0; }
 th:first-child, td:first-child { text-align: left; }
 td.note { text-align: left; color: var(--soft); font-size: 13px; }
+tr.floor td { color: var(--soft); padding-top: 0; }
+tr.own td { border-bottom: 0; }
+.bands tr:nth-child(3n+2) td, .bands tr:nth-child(3n+3) td { border-bottom: 0; padding-bottom: 1px; }
 td.best { font-weight: 700; color: var(--blue); }
 .two { display: grid; grid-template-columns: 1fr 1fr; gap: 18px; }
 figure { margin: 0 0 18px; }
@@ -64,43 +65,48 @@ footer { margin-top: 36px; color: var(--soft); font-size: 13px; }
 """
 
 
-def page(content: Mapping[str, Any], predictions: Predictions, truth: Truth, scores: Scores, protocol: Protocol) -> str:
+def page(content: Mapping[str, Any], scorer: Scorer, scores: Scores) -> str:
     """The report.
 
     Args:
         content: what `figures` gives.
-        predictions: depth and spikes, for the pictures.
-        truth: the same of the truth.
+        scorer: depth, truth and spikes, for the pictures; made with `keep_pictures`.
         scores: which frames are the worst.
-        protocol: which pixels are scored.
     """
     settings = content["settings"]
-    name = str(settings["bag"]).rstrip("/").rpartition("/")[2]
+    name = str(settings["recording"]).rstrip("/").rpartition("/")[2]
     frames = content["frames"]
     when = "one window before each truth" if settings["schedule"] == "truth" else "the node's own windows"
-    pictures = _Pictures(content, predictions, truth, protocol)
+    when = "what the node published" if content["live"] else when
+    pictures = _Pictures(content, scorer)
     worst_frames = worst(scores, WORST)
     typical = _typical(scores, worst_frames)
+    events = f", {content['counts']['events']:,} events" if "events" in content["counts"] else ""
+    several = len(content["groups"]) > 1
+    bands = [band for band in content["bands"] if band["pixel_share"]]
     sections = [
         f"<h1>Depth of {escape(name)}</h1>",
-        f"<p>{escape(content['network'])}<br>{when}; protocol {escape(protocol.name)}; "
-        f"{settings['recording_s']:.1f} s, {content['counts']['events']:,} events</p>",
+        f"<p>{escape(content['network'])}<br>{when}; protocol {escape(describe(settings['protocol']))}; "
+        f"{settings['recording_s']:.1f} s{events}</p>",
         _alarm(content),
         _cards(content),
+        *_live(content),
         "<h2>Scores</h2>",
         "<p>Metric depth as it is, averaged over frames. Beside it two guesses that see no events, on the same pixels: "
         f"{content['floor_constant_m']:.2f} m everywhere, the median of the truth; and for each pixel the mean of its "
-        "log depth over the recording. Both are made from this very truth. What does not beat the first has "
+        "log depth over all frames. Both are made from this very truth. What does not beat the first has "
         "learned nothing from events; the second also knows the layout of this place. The best of a row is blue.</p>",
         _scores(content["metric"], definitions=True),
         "<h2>Scores when the scale is given away</h2>",
         "<p>Each frame is first scaled so that its median is that of the truth. This shows how well the shape is seen; "
         "it is no metric depth and not to be compared with the table above.</p>",
         _scores(content["median_scaled"], definitions=False),
+        *(_probes(content) if content["probes"] else []),
+        *(_groups(content["groups"]) if several else []),
         "<h2>By distance</h2>",
-        f'<div class="box">{charts.by_distance(content["bands"])}</div>',
-        _bands(content["bands"]),
-        "<h2>Over time</h2>",
+        f'<div class="box">{charts.by_distance(bands)}</div>',
+        _bands(bands),
+        f"<h2>{'Frame by frame' if several else 'Over time'}</h2>",
         f'<div class="box">{charts.over_time(frames)}</div>',
         "<h2>Worst frames</h2>",
         f"<p>Those with the highest Abs Rel. {pictures.legend}</p>",
@@ -109,16 +115,10 @@ def page(content: Mapping[str, Any], predictions: Predictions, truth: Truth, sco
         *(["<h2>Typical frames</h2>", "<p>Those in the middle of the ranking by Abs Rel.</p>"] if typical else []),
         *(pictures.row(frame) for frame in typical),
         pictures.scales() if typical else "",
-        "<h2>Spikes and energy</h2>",
-        f"<p>{content['energy_mj']:.3f} mJ a window, averaged over {content['windows_measured']} windows of this "
-        f"recording: {content['energy_counting']['pj_per_mac']} pJ a multiplication of real input, "
-        f"{content['energy_counting']['pj_per_ac']} pJ an addition for each spike (45 nm, 32 bit). Memory traffic, "
-        "which costs more on most hardware, is not in it.</p>",
-        f'<div class="box">{charts.firing_rates(content["firing_rates"])}</div>',
+        *_activity(content),
         "<h2>Settings and versions</h2>",
         _settings(content),
-        f"<footer>{content['timing']['seconds']:.1f} s of work for {settings['recording_s']:.1f} s of recording. "
-        "Made by sdt eval; two runs give the same depth and scores to the last bit.</footer>",
+        _footer(content),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -126,6 +126,37 @@ def page(content: Mapping[str, Any], predictions: Predictions, truth: Truth, sco
         f"<title>Depth of {escape(name)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
         + "\n".join(sections)
         + "\n</main></body></html>\n"
+    )
+
+
+def _live(content: Mapping[str, Any]) -> list[str]:
+    live = content["live"]
+    if not live:
+        return []
+    return ["<h2>On the graph</h2>", f"<p>{escape(arrivals(live))}. A window that is missing has no score.</p>"]
+
+
+def _activity(content: Mapping[str, Any]) -> list[str]:
+    if not content["windows_measured"]:
+        return []
+    return [
+        "<h2>Spikes and energy</h2>",
+        f"<p>{content['energy_mj']:.3f} mJ a window, averaged over {content['windows_measured']} windows of this "
+        f"recording: {content['energy_counting']['pj_per_mac']} pJ a multiplication of real input, "
+        f"{content['energy_counting']['pj_per_ac']} pJ an addition for each spike (45 nm, 32 bit). Memory traffic, "
+        "which costs more on most hardware, is not in it.</p>",
+        f'<div class="box">{charts.firing_rates(content["firing_rates"])}</div>',
+    ]
+
+
+def _footer(content: Mapping[str, Any]) -> str:
+    timing = content["timing"]
+    if timing["real_time_factor"] is None:
+        return "<footer>Made by sdt eval from what a node published.</footer>"
+    return (
+        f"<footer>{timing['seconds']:.1f} s of work for {content['settings']['recording_s']:.1f} s of events, "
+        f"{100 * timing['network_share']:.0f} % of it in the network. "
+        "Made by sdt eval; two runs give the same depth and scores to the last bit.</footer>"
     )
 
 
@@ -151,10 +182,12 @@ def _cards(content: Mapping[str, Any]) -> str:
     ) + "</div>"  # fmt: skip
 
 
-def _scores(rows: Mapping[str, Mapping[str, float | None]], definitions: bool) -> str:
+def _scores(
+    rows: Mapping[str, Mapping[str, float | None]], definitions: bool, guesses: Sequence[str] = GUESSES
+) -> str:
     lines = []
     for name, (label, definition) in METRICS.items():
-        values = [rows[guess][name] for guess in GUESSES]
+        values = [rows[guess][name] for guess in guesses]
         best = _best(name, values)
         cells = "".join(
             f'<td class="best">{number(value)}</td>' if index == best else f"<td>{number(value)}</td>"
@@ -162,9 +195,41 @@ def _scores(rows: Mapping[str, Mapping[str, float | None]], definitions: bool) -
         )
         note = f'<td class="note">{_formula(definition)}</td>' if definitions else ""
         lines.append(f"<tr><td>{_formula(label)}</td>{cells}{note}</tr>")
-    head = "".join(f"<th>{guess}</th>" for guess in GUESSES)
+    head = "".join(f"<th>{guess.replace('_', ' ')}</th>" for guess in guesses)
     note = '<th style="text-align:left">D = p - gt, d = ln p - ln gt</th>' if definitions else ""
     return f'<div class="box"><table><tr><th></th>{head}{note}</tr>{"".join(lines)}</table></div>'
+
+
+def _probes(content: Mapping[str, Any]) -> list[str]:
+    rows = {PREDICTION: content["probed"]["metric"], **{name: row["metric"] for name, row in content["probes"].items()}}
+    return [
+        "<h2>Probes</h2>",
+        f"<p>The network on spoilt input, beside itself on the same {content['probed']['frames']} frames: no spikes at "
+        "all, the first time bin in the place of all, and time reversed. A network that sees depth in events does "
+        "worse on the first, and one that sees it in motion on the others too.</p>",
+        _scores(rows, False, tuple(rows)),
+    ]
+
+
+def _groups(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    shown = ("abs_rel", "rmse", "delta1")
+    heads = "".join(f"<th>{_formula(METRICS[name][0])}</th><th>median</th><th>map</th>" for name in shown)
+    lines = []
+    for group, one in groups.items():
+        cells = ""
+        for name in shown:
+            values = [one["metric"][guess][name] for guess in GUESSES]
+            best = _best(name, values)
+            cells += "".join(
+                f'<td class="best">{number(value)}</td>' if index == best else f"<td>{number(value)}</td>"
+                for index, value in enumerate(values)
+            )
+        lines.append(f"<tr><td>{escape(group)}</td><td>{one['frames']}</td>{cells}</tr>")
+    return [
+        "<h2>By recording</h2>",
+        "<p>Each with the floors made from its own truth: the constant median, and the map of means.</p>",
+        f'<div class="box"><table><tr><th></th><th>frames</th>{heads}</tr>{"".join(lines)}</table></div>',
+    ]
 
 
 def _formula(text: str) -> str:
@@ -184,20 +249,26 @@ def _best(name: str, values: list[float | None]) -> int | None:
 def _bands(bands: list[dict[str, Any]]) -> str:
     shown = ("abs_rel", "mean_abs_error", "rmse", "delta1", "mean_error")
     head = "".join(f"<th>{_formula(METRICS[name][0])}</th>" for name in shown)
-    lines = [
-        f"<tr><td>{band['from_m']}-{band['to_m']} m</td><td>{100 * band['pixel_share']:.1f} %</td>"
-        f"<td>{band['frames']}</td>" + "".join(f"<td>{number(band[PREDICTION][name])}</td>" for name in shown) + "</tr>"
-        for band in bands
-    ]
+    lines = []
+    for band in bands:
+        for guess in GUESSES:
+            first = guess == PREDICTION
+            lead = f"<td>{band_name(band)}</td><td>{100 * band['pixel_share']:.1f} %</td><td>{band['frames']}</td>"
+            cells = "".join(f"<td>{number(band[guess][name])}</td>" for name in shown)
+            lines.append(
+                f'<tr class="{"own" if first else "floor"}">{lead if first else "<td></td>" * 3}'
+                f"<td>{guess}</td>{cells}</tr>"
+            )
     return (
-        f'<div class="box" style="margin-top:14px"><table><tr><th>truth</th><th>pixels</th><th>frames</th>{head}</tr>'
-        f"{''.join(lines)}</table></div>"
+        '<div class="box" style="margin-top:14px"><table class="bands"><tr><th>truth</th><th>pixels</th><th>frames</th>'
+        f"<th></th>{head}</tr>{''.join(lines)}</table></div>"
     )
 
 
 def _settings(content: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items() if version)
     rows = {**content["settings"], **content["counts"], "versions": versions}
+    rows |= {f"live {name}": value for name, value in (content["live"] or {}).items() if not isinstance(value, dict)}
     rows["protocol"] = describe(content["settings"]["protocol"])
     lines = [
         f"<tr><td>{escape(key.replace('_', ' '))}</td><td>{escape(_text(value))}</td></tr>"
@@ -213,7 +284,7 @@ def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _typical(scores: Scores, shown: list[FrameScore]) -> list[FrameScore]:
+def _typical(scores: Scores, shown: list[Frame]) -> list[Frame]:
     """Frames in the middle of the ranking that are not shown yet."""
     rest = [frame for frame in worst(scores, len(scores.frames)) if frame not in shown]
     middle = max(0, (len(rest) - TYPICAL) // 2)
@@ -223,34 +294,35 @@ def _typical(scores: Scores, shown: list[FrameScore]) -> list[FrameScore]:
 class _Pictures:
     """Rows of pictures with one scale for all."""
 
-    def __init__(self, content: Mapping[str, Any], predictions: Predictions, truth: Truth, protocol: Protocol) -> None:
-        self._content = content
-        self._predictions = predictions
-        self._truth = truth
-        self._protocol = protocol
-        sample = np.concatenate([self._known(number) for number in {0, len(truth.frames) // 2, len(truth.frames) - 1}])
-        self._near, self._far = (float(one) for one in np.percentile(sample, [1, 99])) if sample.size else (1.0, 80.0)
+    def __init__(self, content: Mapping[str, Any], scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._protocol = scorer.protocol
+        self._several = len(content["groups"]) > 1
+        self._began = {group.name: group.frames[0].stamp_ns for group in scorer.groups.values()}
+        samples = []
+        for group in scorer.groups.values():
+            count = len(group.compared)
+            frames = [group.compared[index] for index in sorted({0, count // 2, count - 1}) if 0 <= index < count]
+            samples += [frame[frame > 0] for frame in frames]
+        sample = np.concatenate(samples)
+        self._near, self._far = (float(one) for one in np.percentile(sample, [1, 99]))
         self._far = max(self._far, 1.5 * self._near)
         self.legend = (
             "Events: ON red, OFF blue. Depth: near red, far blue, unknown light grey. "
             "Error: red too near, blue too far, light grey not scored."
         )
 
-    def _known(self, number: int) -> np.ndarray:
-        frame = self._truth.frames[number]
-        known: np.ndarray = frame[self._protocol.valid(frame)]
-        return known
-
-    def row(self, frame: FrameScore) -> str:
+    def row(self, frame: Frame) -> str:
         """Events, truth, prediction and error of one frame, side by side."""
-        truth = self._truth.frames[frame.truth]
-        depth = onto(self._predictions.depth[frame.index], self._truth.size, "")
+        group = self._scorer.groups[frame.group]
+        truth = group.truth[group.truth_of[frame.number]]
+        size = (truth.shape[0], truth.shape[1])
+        depth = onto(group.depth[frame.number], size, "")
         mask = self._protocol.select(depth, truth).mask
-        window = self._predictions.windows[frame.index]
-        seconds = (window.stamp_ns - self._content["frames"][0]["stamp_ns"]) / 1e9
+        seconds = (frame.stamp_ns - self._began[frame.group]) / 1e9
         limit = np.inf if self._protocol.far_m is None else self._protocol.far_m
         pictures = {
-            "events": panels.events(self._predictions.spikes_of(frame.index), self._truth.size),
+            "events": panels.events(group.spikes_of(frame), size),
             "truth": panels.depth(truth, self._near, self._far),
             "prediction": panels.depth(depth, self._near, self._far),
             "error": panels.error(np.minimum(depth, limit), np.minimum(truth, limit), mask),
@@ -258,9 +330,12 @@ class _Pictures:
         cells = "".join(
             f'<div><img src="{panels.data_uri(pixels)}" alt="{what}">{what}</div>' for what, pixels in pictures.items()
         )
+        assert frame.metric is not None
+        events = "" if frame.events is None else f"{frame.events:,} events, "
+        where = f"{escape(frame.group)}, " if self._several else ""
         return (
-            f"<figure><figcaption><b>{seconds:.3f} s</b> &nbsp; Abs Rel {number(frame.metric['abs_rel'])} &nbsp; "
-            f"RMSE {number(frame.metric['rmse'])} m &nbsp; <span>{window.events:,} events, stamp {window.stamp_ns} ns"
+            f"<figure><figcaption><b>{where}{seconds:.3f} s</b> &nbsp; Abs Rel {number(frame.metric['abs_rel'])} "
+            f"&nbsp; RMSE {number(frame.metric['rmse'])} m &nbsp; <span>{events}stamp {frame.stamp_ns} ns"
             f'</span></figcaption><div class="four">{cells}</div></figure>'
         )
 

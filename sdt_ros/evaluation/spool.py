@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from types import TracebackType
 
@@ -22,13 +23,19 @@ class Spool:
 
         Raises:
             ValueError: shape or dtype are not those of the first one.
+            OSError: the disk is full.
         """
         if not self._count:
             self._shape, self._dtype = array.shape, array.dtype
         if (array.shape, array.dtype) != (self._shape, self._dtype):
             raise ValueError(f"an array {array.dtype} {list(array.shape)} among {self._dtype} {list(self._shape)}")
-        self._file.seek(0, 2)
-        self._file.write(np.ascontiguousarray(array).data)
+        try:
+            self._file.seek(0, 2)
+            self._file.write(np.ascontiguousarray(array).data)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise OSError(f"{tempfile.gettempdir()} is full; let TMPDIR name a folder on a larger disk") from error
         self._count += 1
         return self._count - 1
 

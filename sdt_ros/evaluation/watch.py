@@ -1,17 +1,16 @@
-"""Sees the node's output as any subscriber would, and keeps what it needs to judge it."""
+"""Sees a depth node's output as any subscriber would, and keeps what is needed to judge it."""
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 
+from sdt_ros.evaluation.published import Received
 from sdt_ros.images import image_to_array
 from sdt_ros.msg import Stats
 
@@ -21,46 +20,28 @@ def stamp_ns(header: Any) -> int:
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
 
 
-@dataclass
-class Received:
-    """What has arrived, by stamp [ns].
-
-    Attributes:
-        depth: float32 [H, W] metres of the depth images that are to be drawn.
-        samples: float32 [N] metres, every eighth pixel of every eighth row of each depth image.
-        sizes: (height, width) of each depth image.
-        image_headers: (stamp, frame) of each depth image, in the order of arrival.
-        info_headers: the same of each camera_info.
-        info_sizes: (height, width) of each camera_info.
-        encodings: encodings of depth images met.
-        stats: statistics, in the order of arrival.
-        times: arrival of each depth image on the monotonic clock [s].
-    """
-
-    depth: dict[int, np.ndarray] = field(default_factory=dict)
-    samples: list[np.ndarray] = field(default_factory=list)
-    sizes: set[tuple[int, int]] = field(default_factory=set)
-    image_headers: list[tuple[int, str]] = field(default_factory=list)
-    info_headers: list[tuple[int, str]] = field(default_factory=list)
-    info_sizes: set[tuple[int, int]] = field(default_factory=set)
-    encodings: set[str] = field(default_factory=set)
-    stats: list[Stats] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-
-
 class Watcher(Node):
     """Subscribes to a depth node's topics.
 
     Args:
-        drawn: stamps [ns] of the depth images to keep whole.
-        depth_node: name of the depth node.
+        name: of this node.
+        depth_node: full name of the depth node; None to choose it later by `watch`.
+        keep_samples: keep some pixels of each depth image in memory.
+
+    Attributes:
+        received: what has arrived.
     """
 
-    def __init__(self, drawn: set[int], depth_node: str = "/depth") -> None:
-        super().__init__("demo_watcher")
-        self._drawn = drawn
+    def __init__(self, name: str, depth_node: str | None = "/depth", keep_samples: bool = False) -> None:
+        super().__init__(name)
+        self._keep_samples = keep_samples
         self.received = Received()
         self._lock = threading.Lock()
+        if depth_node is not None:
+            self.watch(depth_node)
+
+    def watch(self, depth_node: str) -> None:
+        """Subscribe to the topics of a node."""
         qos = QoSProfile(depth=100)
         self.create_subscription(Image, f"{depth_node}/depth/image_rect", self._on_image, qos)
         self.create_subscription(CameraInfo, f"{depth_node}/depth/camera_info", self._on_info, qos)
@@ -80,9 +61,9 @@ class Watcher(Node):
             self.received.encodings.add(message.encoding)
             self.received.image_headers.append((stamp, message.header.frame_id))
             self.received.sizes.add((message.height, message.width))
-            self.received.samples.append(depth[::8, ::8].flatten())
-            if stamp in self._drawn:
-                self.received.depth[stamp] = depth.copy()
+            if self._keep_samples:
+                self.received.samples.append(depth[::8, ::8].flatten())
+            self.received.depth.put(stamp, depth)
 
     def _on_info(self, message: CameraInfo) -> None:
         with self._lock:
@@ -91,4 +72,6 @@ class Watcher(Node):
 
     def _on_stats(self, message: Stats) -> None:
         with self._lock:
+            for before in self.received.stats[-1:]:  # the last message has the newest rates, which are most of it
+                before.firing_layers, before.firing_rates = [], []
             self.received.stats.append(message)

@@ -1,0 +1,153 @@
+"""Windows through a network into the scorer: one loop for recordings, data sets and any network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sized
+from dataclasses import dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from sdt_ros.evaluation.errors import EvaluationError
+from sdt_ros.evaluation.probes import Prober
+from sdt_ros.evaluation.score import Scorer
+from sdt_ros.evaluation.source import Source
+from sdt_ros.evaluation.truth import onto
+from sdt_ros.network import EnergyReport
+from sdt_ros.runtime import DepthEstimator
+
+MEASURE_EVERY = 25  # windows; counting spikes layer by layer takes its time
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""A network as the evaluation sees it: spikes uint8 [T, P, H, W] to depth float32 [h, w] metres."""
+
+
+@dataclass
+class Activity:
+    """Firing rates and energy, averaged over the windows that they were measured on.
+
+    Attributes:
+        firing_rates: by layer.
+        energy_mj: of a window.
+        windows: that were measured; 0 where the network cannot tell.
+    """
+
+    firing_rates: dict[str, float] = field(default_factory=dict)
+    energy_mj: float = 0.0
+    windows: int = 0
+
+    def add(self, report: EnergyReport) -> None:
+        """Take one window's measurement."""
+        before, self.windows = self.windows, self.windows + 1
+        for name, rate in report.firing_rates.items():
+            self.firing_rates[name] = (self.firing_rates.get(name, 0.0) * before + rate) / self.windows
+        self.energy_mj = (self.energy_mj * before + (report.energy_mj or 0.0)) / self.windows
+
+
+@dataclass
+class Work:
+    """What an evaluation took.
+
+    Attributes:
+        activity: of the network.
+        windows: that depth was made of.
+        seconds: all of it [s].
+        network_s: in the network, probes and measurements too [s].
+    """
+
+    activity: Activity = field(default_factory=Activity)
+    windows: int = 0
+    seconds: float = 0.0
+    network_s: float = 0.0
+
+
+class EstimatorNetwork:
+    """A `DepthEstimator` that takes spikes of the sensor's size, whatever size its network sees.
+
+    Args:
+        estimator: the estimator.
+    """
+
+    def __init__(self, estimator: DepthEstimator) -> None:
+        self._estimator = estimator
+
+    def __call__(self, spikes: np.ndarray) -> np.ndarray:
+        """Depth [H, W] metres of spikes uint8 [T, P, H, W]."""
+        return self._estimator(*self._input(spikes))
+
+    def measured(self, spikes: np.ndarray) -> tuple[np.ndarray, EnergyReport]:
+        """The same, and what the window cost; slower."""
+        return self._estimator.measured(*self._input(spikes))
+
+    def _input(self, spikes: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        height, width = spikes.shape[2:]
+        scale = self._estimator.card.input_scale
+        return shrink(spikes, max(1, round(height * scale)), max(1, round(width * scale))), (height, width)
+
+
+def shrink(spikes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Spikes [T, P, H, W] on a smaller grid: a cell is 1 where any pixel is that the node would count to it."""
+    for axis, size in ((2, height), (3, width)):
+        full = spikes.shape[axis]
+        if size != full:
+            starts = -(-np.arange(size) * full // size)  # the first row whose number times size / full reaches the cell
+            spikes = np.maximum.reduceat(spikes, starts, axis)
+    return spikes
+
+
+def evaluate(
+    source: Source,
+    predict: Predict,
+    scorer: Scorer,
+    probe_every: int = 0,
+    measure: Callable[[np.ndarray], tuple[np.ndarray, EnergyReport]] | None = None,
+) -> Work:
+    """Show a network all windows of a source and score what it makes of them.
+
+    Args:
+        source: the windows and their truth.
+        predict: the network.
+        scorer: takes the depth.
+        probe_every: show spoilt input of every so many windows with a truth too; 0 for none.
+        measure: the network with its firing rates and energy, used for some of the windows.
+
+    Raises:
+        EvaluationError: no window has a truth, or truth and sensor show different views.
+        BagError, ValueError, OSError: what the source or the network cannot read.
+    """
+    work = Work()
+    began = time.perf_counter()
+
+    def timed(spikes: np.ndarray) -> np.ndarray:
+        start = time.perf_counter()
+        depth = predict(spikes)
+        work.network_s += time.perf_counter() - start
+        return depth
+
+    prober = Prober(timed)
+    with_truth = 0
+    total = len(source) if isinstance(source, Sized) else None
+    for window in tqdm(source, "windows", total, leave=False, disable=None):
+        if window.truth is not None and not with_truth:  # before the network's time is spent
+            onto(np.empty(window.spikes.shape[2:]), window.truth.shape, source.where)
+        if measure is not None and work.windows % MEASURE_EVERY == 0:
+            start = time.perf_counter()
+            depth, report = measure(window.spikes)
+            work.network_s += time.perf_counter() - start
+            work.activity.add(report)
+        else:
+            depth = timed(window.spikes)
+        work.windows += 1
+        probed = {}
+        if probe_every and window.truth is not None and with_truth % probe_every == 0:
+            probed = {name: source.finish(spoilt) for name, spoilt in prober(window.spikes).items()}
+        with_truth += window.truth is not None
+        scorer.add(
+            window.group, window.stamp_ns, source.finish(depth), window.truth, window.spikes, window.truth_ns,
+            window.events, probed,
+        )  # fmt: skip
+    work.seconds = time.perf_counter() - began
+    if not with_truth:
+        raise EvaluationError(source.why_nothing())
+    return work

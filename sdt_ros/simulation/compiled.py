@@ -248,8 +248,11 @@ def plan(packed: PackedScene, camera: Camera, start_us: int, end_us: int, times_
     probes = max(2, math.ceil((end_us - start_us) / _PROBE_US) + 1)
     probe_us = np.linspace(start_us, end_us, probes)
     now, bounds = poses(packed, camera, probe_us * 1e-6, _REACH)
-    keep = np.empty(len(packed.kind), bool)
-    tiles.in_view(bounds, packed.kind, lens.edge, keep)
+    union = np.empty((len(packed.kind), 4), np.float32)
+    tiles.widest(bounds, union)
+    keep = np.zeros(len(packed.kind), bool)
+    near = np.empty(len(packed.kind), np.int64)
+    keep[near[: tiles.nearby(union, packed.kind, lens.edge, near)]] = True
     packed, now, bounds = packed.only(keep), now[:, np.append(keep, True)], np.ascontiguousarray(bounds[:, keep])
     if times_us is None:
         later, _ = poses(packed, camera, probe_us * 1e-6 + _DELTA_S)

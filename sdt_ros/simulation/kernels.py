@@ -74,7 +74,7 @@ def _of_bits(typing_context, value):  # type: ignore[no-untyped-def]
     return types.float32(types.int32), generate
 
 
-@njit(forceinline=True, fastmath=_FAST)
+@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
 def _log(x):  # type: ignore[no-untyped-def]
     """Natural logarithm of a positive float32, to about 1e-7: exponent, and the area tangent's series."""
     bits = _bits(x)
@@ -92,7 +92,7 @@ def _log(x):  # type: ignore[no-untyped-def]
     return _f(exponent) * _LN2 + s * (_f(2) + z * series)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def invert_rays(width, height, fx, fy, cx, cy, d, rays):  # type: ignore[no-untyped-def]
     """Fill rays float32 [tiles, 3 * AREA] (x, y, inverse length); returns the worst error [px]."""
     columns = (width + SIDE - 1) // SIDE
@@ -124,7 +124,7 @@ def invert_rays(width, height, fx, fy, cx, cy, d, rays):  # type: ignore[no-unty
     return worst
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def camera_pose(path, t, rotation, position):  # type: ignore[no-untyped-def]
     """Camera to world at time t; path float64 [7, 2 + 3 K]."""
     value = np.empty(7)
@@ -147,7 +147,7 @@ def camera_pose(path, t, rotation, position):  # type: ignore[no-untyped-def]
     position[0], position[1], position[2] = value[0] - value[6] * fx, value[1] - value[6] * fy, value[2] - value[6] * fz
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def pose_table(objects, light, path, seconds, margin, pose, bounds):  # type: ignore[no-untyped-def]
     """Where all is at some times.
 
@@ -202,7 +202,7 @@ def pose_table(objects, light, path, seconds, margin, pose, bounds):  # type: ig
         sky[AMBIENT] = 1
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def _bound(row, o, origin, margin, bound):  # type: ignore[no-untyped-def]
     """Where an object's box of corners reaches in the image."""
     left = top = nearest = math.inf
@@ -226,7 +226,7 @@ def _bound(row, o, origin, margin, bound):  # type: ignore[no-untyped-def]
     bound[4] = nearest * (1 - 1e-5)
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _cast_plane(pose, ray, n, w, h, many):  # type: ignore[no-untyped-def]
     a, b, c, origin = pose[TURN + 6], pose[TURN + 7], pose[TURN + 8], -pose[ORIGIN + 2]
     for i in range(many):
@@ -238,13 +238,13 @@ def _cast_plane(pose, ray, n, w, h, many):  # type: ignore[no-untyped-def]
         h[_HIT + i] = n if hit else h[_HIT + i]
 
 
-@njit(forceinline=True, fastmath=_FAST)
+@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
 def _inverse(d):  # type: ignore[no-untyped-def]
     small = abs(d) < _TINY
     return _1 / (_TINY if small else d)
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _cast_box(pose, half, ray, n, w, h, many):  # type: ignore[no-untyped-def]
     t00, t01, t02, t10, t11, t12 = pose[0], pose[1], pose[2], pose[3], pose[4], pose[5]
     t20, t21, t22, o0, o1, o2 = pose[6], pose[7], pose[8], pose[9], pose[10], pose[11]
@@ -270,7 +270,7 @@ def _cast_box(pose, half, ray, n, w, h, many):  # type: ignore[no-untyped-def]
         h[_HIT + i] = n if hit else h[_HIT + i]
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _cast_sphere(pose, half, ray, n, w, h, many):  # type: ignore[no-untyped-def]
     cx = -(pose[0] * pose[9] + pose[3] * pose[10] + pose[6] * pose[11])  # the centre in the camera's frame
     cy = -(pose[1] * pose[9] + pose[4] * pose[10] + pose[7] * pose[11])
@@ -290,7 +290,7 @@ def _cast_sphere(pose, half, ray, n, w, h, many):  # type: ignore[no-untyped-def
         h[_HIT + i] = n if hit else h[_HIT + i]
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _cast_cylinder(pose, half, ray, n, w, h, many):  # type: ignore[no-untyped-def]
     t00, t01, t02, t10, t11, t12 = pose[0], pose[1], pose[2], pose[3], pose[4], pose[5]
     t20, t21, t22, o0, o1, o2 = pose[6], pose[7], pose[8], pose[9], pose[10], pose[11]
@@ -315,7 +315,7 @@ def _cast_cylinder(pose, half, ray, n, w, h, many):  # type: ignore[no-untyped-d
         h[_HIT + i] = n if hit else h[_HIT + i]
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _deepest(w, many):  # type: ignore[no-untyped-def]
     most = _0
     for i in range(many):
@@ -323,14 +323,15 @@ def _deepest(w, many):  # type: ignore[no-untyped-def]
     return most
 
 
-@njit(cache=True)
-def cast(pose, bounds, kind, material, ray, edge, many, w, h, order):  # type: ignore[no-untyped-def]
+@njit(cache=True, error_model="numpy")
+def cast(pose, bounds, kind, near, material, ray, edge, many, w, h, order):  # type: ignore[no-untyped-def]
     """Depth and hit of a tile's first `many` pixels in one frame: planes first, solids from near to far.
 
     Args:
         pose: float32 [N + 1, POSE_COLUMNS].
         bounds: float32 [N, 5].
         kind: int64 [N].
+        near: int64 [M], numbers of the objects to try.
         material: float32 [N + 1, MATERIAL_COLUMNS].
         ray: float32 [3 * AREA].
         edge: float32 [4], least x and y and most x and y of the tile's rays.
@@ -344,7 +345,8 @@ def cast(pose, bounds, kind, material, ray, edge, many, w, h, order):  # type: i
         w[_DEPTH + i] = _INF
         h[_HIT + i] = count
     solids = 0
-    for n in range(count):
+    for c in range(len(near)):
+        n = near[c]
         if kind[n] == PLANE:
             p = pose[n]
             a, b = p[TURN + 6], p[TURN + 7]
@@ -380,16 +382,16 @@ def cast(pose, bounds, kind, material, ray, edge, many, w, h, order):  # type: i
             deepest = _deepest(w, many)
 
 
-@njit(cache=True, fastmath=_FAST)
-def _shade(pose, m, base, ray, n, w, h, first, last):  # type: ignore[no-untyped-def]
-    """Texture coordinates, mip level and light of those pixels of [first, last) that see object n."""
+@njit(cache=True, fastmath=_FAST, error_model="numpy")
+def _shade(pose, m, base, ray, n, w, h):  # type: ignore[no-untyped-def]
+    """Texture coordinates, mip level and light of those pixels that see object n."""
     t00, t01, t02, t10, t11, t12 = pose[0], pose[1], pose[2], pose[3], pose[4], pose[5]
     t20, t21, t22, o0, o1, o2 = pose[6], pose[7], pose[8], pose[9], pose[10], pose[11]
     l0, l1, l2, ambient = pose[12], pose[13], pose[14], pose[15]
     w0, w1, w2, flat, curved, tube = m[OUTWARD], m[OUTWARD + 1], m[OUTWARD + 2], m[FLAT], m[ROUND], m[TUBE]
     f0, f1, f2, footprint, tiling = m[FACTOR], m[FACTOR + 1], m[FACTOR + 2], m[FOOTPRINT], m[TILING]
-    su, sv, albedo = m[SHIFT], m[SHIFT + 1], m[ALBEDO]
-    for i in range(first, last):
+    su, sv, albedo, contrast = m[SHIFT], m[SHIFT + 1], m[ALBEDO], m[CONTRAST]
+    for i in range(AREA):
         x, y = ray[i], ray[AREA + i]
         z = w[_DEPTH + i]
         z = _1 if z == _INF else z
@@ -420,17 +422,17 @@ def _shade(pose, m, base, ray, n, w, h, first, last):  # type: ignore[no-untyped
         w[_V + i] = v * tiling + sv if mine else w[_V + i]
         w[_LEVEL + i] = level if mine else w[_LEVEL + i]
         w[_GAIN + i] = albedo * lit if mine else w[_GAIN + i]
-        w[_PART + i] = m[CONTRAST] if mine else w[_PART + i]
+        w[_PART + i] = contrast if mine else w[_PART + i]
         h[_BASE + i] = base if mine else h[_BASE + i]
 
 
-@njit(forceinline=True, fastmath=_FAST)
+@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
 def _floor(x):  # type: ignore[no-untyped-def]
     whole = np.int32(x)
     return np.int32(whole - np.int32(1)) if _f(whole) > x else whole
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _texture(table, w, h):  # type: ignore[no-untyped-def]
     """Trilinear look-up, then brightness: DEPTH.. are read, TEXEL is filled."""
     for i in range(AREA):
@@ -465,23 +467,14 @@ def _texture(table, w, h):  # type: ignore[no-untyped-def]
         w[_TEXEL + i] = (colour if colour > _0 else _0) * w[_GAIN + i] + _DARKNESS
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def shade(pose, material, base, table, ray, w, h, seen):  # type: ignore[no-untyped-def]
-    """Brightness of a tile whose depth and hit are there; `seen` int32 [2 * (N + 1)] is scratch."""
-    count = len(material)
-    for n in range(count):
-        seen[2 * n] = AREA
-    current = h[_HIT]
-    start = 0
-    # The range of pixels that each object takes; one object after another.
-    for i in range(AREA + 1):
-        if i == AREA or h[_HIT + i] != current:
-            if seen[2 * current] == AREA:
-                seen[2 * current] = start
-            seen[2 * current + 1] = i
-            if i < AREA:
-                current, start = h[_HIT + i], i
-    for n in range(count):
-        if seen[2 * n] < AREA:
-            _shade(pose[n], material[n], base[n], ray, np.int32(n), w, h, seen[2 * n], seen[2 * n + 1])
+    """Brightness of a tile whose depth and hit are there; `seen` int32 [N + 1] is scratch."""
+    for n in range(len(material)):
+        seen[n] = 0
+    for i in range(AREA):
+        seen[h[_HIT + i]] = 1
+    for n in range(len(material)):
+        if seen[n]:
+            _shade(pose[n], material[n], base[n], ray, np.int32(n), w, h)
     _texture(table, w, h)

@@ -27,7 +27,7 @@ PIXEL_BITS = 26
 (C_ON, C_OFF, C_SPREAD, C_REFRACTORY, C_LEAK, C_SHOT, C_HOT, C_HOT_HZ, C_BANDWIDTH) = range(9)
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def _mix(seed, pixel, counter):  # type: ignore[no-untyped-def]
     """Counter-based random bits: two rounds of the SplitMix64 finaliser (Steele, Lea and Flood, OOPSLA 2014)."""
     x = np.uint64(seed) + np.uint64(pixel) * np.uint64(0x9E3779B97F4A7C15)
@@ -39,13 +39,13 @@ def _mix(seed, pixel, counter):  # type: ignore[no-untyped-def]
     return x ^ (x >> np.uint64(31))
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def _uniform(bits):  # type: ignore[no-untyped-def]
     """In (0, 1), of 53 bits."""
     return (np.float64(bits >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def start_pixels(brightness, offset, now_us, pixels, config, seed, state, clock):  # type: ignore[no-untyped-def]
     """Pixels at rest in what they see: thresholds, leak and the first noise are drawn."""
     for i in range(AREA):
@@ -73,7 +73,7 @@ def start_pixels(brightness, offset, now_us, pixels, config, seed, state, clock)
             clock[NOISE_US + i] = now_us + np.int64(min(wait, 1e15))
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _follow(w, h, dt, end_us, keep, state, clock):  # type: ignore[no-untyped-def]
     """Let all pixels see the next frame; whether any crosses a threshold or makes noise."""
     many = np.int32(0)
@@ -95,7 +95,7 @@ def _follow(w, h, dt, end_us, keep, state, clock):  # type: ignore[no-untyped-de
     return many
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def step_pixels(w, h, start_us, end_us, pixels, config, seed, state, clock, edges, spikes, events, count):  # type: ignore[no-untyped-def]
     """One frame of a tile: brightness in w to events.
 
@@ -174,7 +174,7 @@ def step_pixels(w, h, start_us, end_us, pixels, config, seed, state, clock, edge
     return events, count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def run_tiles(  # type: ignore[no-untyped-def]
     first, last, columns, width, height, times_us, pose, bounds, kind, material, base, table, rays, steps, offsets,
     config, seed, state, clock, fresh, edges, spikes, depth, hit, image,
@@ -212,22 +212,25 @@ def run_tiles(  # type: ignore[no-untyped-def]
         Packed events int64, in no order.
     """
     w, h = np.empty(_k.SCRATCH, np.float32), np.empty(_k.INT_SCRATCH, np.int32)
-    seen = np.empty(2 * len(material), np.int32)
-    order = np.empty(len(kind), np.int64)
+    seen = np.empty(len(material), np.int32)
+    order, near = np.empty(len(kind), np.int64), np.empty(len(kind), np.int64)
+    union = np.empty((len(kind), 4), np.float32)
+    widest(bounds, union)
     pixels, edge = np.empty(AREA, np.int64), np.empty(4, np.float32)
     events, count = np.empty(1024, np.int64), 0
     for tile in range(first, last):
         ray = rays[tile]
         tile_pixels(tile, columns, width, height, pixels)
         tile_edge(ray, edge)
+        many = nearby(union, kind, edge, near)
         if fresh:
-            _k.cast(pose[0], bounds[0], kind, material, ray, edge, AREA, w, h, order)
+            _k.cast(pose[0], bounds[0], kind, near[:many], material, ray, edge, AREA, w, h, order)
             _k.shade(pose[0], material, base, table, ray, w, h, seen)
             start_pixels(w, _TEXEL, times_us[0], pixels, config, seed, state[tile], clock[tile])
         before = times_us[0]
         for s in range(offsets[tile], offsets[tile + 1]):
             f = steps[s]
-            _k.cast(pose[f], bounds[f], kind, material, ray, edge, AREA, w, h, order)
+            _k.cast(pose[f], bounds[f], kind, near[:many], material, ray, edge, AREA, w, h, order)
             _k.shade(pose[f], material, base, table, ray, w, h, seen)
             events, count = step_pixels(
                 w, h, before, times_us[f], pixels, config, seed, state[tile], clock[tile], edges, spikes, events, count
@@ -242,7 +245,7 @@ def run_tiles(  # type: ignore[no-untyped-def]
     return events[:count].copy()
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def tile_pixels(tile, columns, width, height, pixels):  # type: ignore[no-untyped-def]
     """Index in the image of each pixel of a tile; -1 beyond the image."""
     top, left = tile // columns * SIDE, tile % columns * SIDE
@@ -251,7 +254,7 @@ def tile_pixels(tile, columns, width, height, pixels):  # type: ignore[no-untype
         pixels[i] = row * width + column if row < height and column < width else -1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def tile_edge(ray, edge):  # type: ignore[no-untyped-def]
     """Least x and y and most x and y of a tile's rays."""
     edge[0] = edge[1] = np.inf
@@ -261,19 +264,22 @@ def tile_edge(ray, edge):  # type: ignore[no-untyped-def]
         edge[1], edge[3] = min(edge[1], ray[AREA + i]), max(edge[3], ray[AREA + i])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def view_tiles(columns, width, height, pose, bounds, kind, material, base, table, rays, depth, hit, image):  # type: ignore[no-untyped-def]
     """Render whole frames: depth float32, hit int64 and image float32 [F, H, W]; an image of no rows is left out."""
     w, h = np.empty(_k.SCRATCH, np.float32), np.empty(_k.INT_SCRATCH, np.int32)
-    seen = np.empty(2 * len(material), np.int32)
-    order = np.empty(len(kind), np.int64)
+    seen = np.empty(len(material), np.int32)
+    order, near = np.empty(len(kind), np.int64), np.empty(len(kind), np.int64)
+    union = np.empty((len(kind), 4), np.float32)
+    widest(bounds, union)
     pixels, edge = np.empty(AREA, np.int64), np.empty(4, np.float32)
     for tile in range(len(rays)):
         ray = rays[tile]
         tile_pixels(tile, columns, width, height, pixels)
         tile_edge(ray, edge)
+        many = nearby(union, kind, edge, near)
         for f in range(len(pose)):
-            _k.cast(pose[f], bounds[f], kind, material, ray, edge, AREA, w, h, order)
+            _k.cast(pose[f], bounds[f], kind, near[:many], material, ray, edge, AREA, w, h, order)
             if len(image):
                 _k.shade(pose[f], material, base, table, ray, w, h, seen)
             for i in range(AREA):
@@ -285,7 +291,7 @@ def view_tiles(columns, width, height, pose, bounds, kind, material, base, table
                         image[f, row, column] = w[_TEXEL + i]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def probe_speeds(pose, now, later, bounds, kind, material, rays, stride, intrinsics, d, seconds, speeds):  # type: ignore[no-untyped-def]
     """Speed of the fastest point of each tile, on a grid of its pixels, in the tile or one beside it.
 
@@ -306,17 +312,20 @@ def probe_speeds(pose, now, later, bounds, kind, material, rays, stride, intrins
     tiles, grid = len(rays), SIDE // stride + 1
     columns = np.int64(intrinsics[4])
     w, h = np.empty(_k.SCRATCH, np.float32), np.empty(_k.INT_SCRATCH, np.int32)
-    order = np.empty(len(kind), np.int64)
+    order, near = np.empty(len(kind), np.int64), np.empty(len(kind), np.int64)
+    union = np.empty((len(kind), 4), np.float32)
+    widest(bounds, union)
     ray, edge = np.empty(3 * AREA, np.float32), np.empty(4, np.float32)
     own = np.zeros((len(pose), tiles))
     point, turned = np.empty(3), np.empty(3)
     for tile in range(tiles):
         tile_edge(rays[tile], edge)
+        many = nearby(union, kind, edge, near)
         for j in range(grid * grid):
             i = j // grid * stride * SIDE + j % grid * stride
             ray[j], ray[AREA + j], ray[2 * AREA + j] = rays[tile, i], rays[tile, AREA + i], rays[tile, 2 * AREA + i]
         for p in range(len(pose)):
-            _k.cast(pose[p], bounds[p], kind, material, ray, edge, grid * grid, w, h, order)
+            _k.cast(pose[p], bounds[p], kind, near[:many], material, ray, edge, grid * grid, w, h, order)
             most = 0.0
             for j in range(grid * grid):
                 n = h[_HIT + j]
@@ -342,7 +351,7 @@ def probe_speeds(pose, now, later, bounds, kind, material, rays, stride, intrins
             speeds[p, tile] = most
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def project(x, y, intrinsics, d):  # type: ignore[no-untyped-def]
     """Pixel of x/z, y/z."""
     r2 = x * x + y * y
@@ -352,7 +361,7 @@ def project(x, y, intrinsics, d):  # type: ignore[no-untyped-def]
     return u * intrinsics[0] + intrinsics[2], v * intrinsics[1] + intrinsics[3]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def choose_steps(speeds, probe_us, times_us, slowest, aim, steps, offsets):  # type: ignore[no-untyped-def]
     """Which of a scene's frames each tile takes: as few as `aim` [px] between two allows, and always the last.
 
@@ -389,20 +398,32 @@ def choose_steps(speeds, probe_us, times_us, slowest, aim, steps, offsets):  # t
     return taken
 
 
-@njit(cache=True)
-def in_view(bounds, kind, edge, keep):  # type: ignore[no-untyped-def]
-    """Which objects reach into the image at any of some times; planes always may."""
+@njit(cache=True, error_model="numpy")
+def widest(bounds, union):  # type: ignore[no-untyped-def]
+    """Where each object reaches at any time: bounds float32 [F, N, 5] to union [N, 4]."""
+    for n in range(len(union)):
+        union[n, 0] = union[n, 1] = np.inf
+        union[n, 2] = union[n, 3] = -np.inf
+    for f in range(len(bounds)):
+        for n in range(len(union)):
+            b = bounds[f, n]
+            union[n, 0], union[n, 1] = min(union[n, 0], b[0]), min(union[n, 1], b[1])
+            union[n, 2], union[n, 3] = max(union[n, 2], b[2]), max(union[n, 3], b[3])
+
+
+@njit(cache=True, error_model="numpy")
+def nearby(union, kind, edge, near):  # type: ignore[no-untyped-def]
+    """The objects that may be seen in a tile, whose numbers fill `near`; returns how many. Planes always may."""
+    many = 0
     for n in range(len(kind)):
-        keep[n] = kind[n] == PLANE
-        if kind[n] > PLANE:
-            for f in range(len(bounds)):
-                b = bounds[f, n]
-                if (b[0] <= edge[2]) & (b[2] >= edge[0]) & (b[1] <= edge[3]) & (b[3] >= edge[1]):
-                    keep[n] = True
-                    break
+        b = union[n]
+        if (kind[n] == PLANE) | ((b[0] <= edge[2]) & (b[2] >= edge[0]) & (b[1] <= edge[3]) & (b[3] >= edge[1])):
+            near[many] = n
+            many += 1
+    return many
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def run_frames(frames, times_us, state, clock, pixels, config, seed, fresh):  # type: ignore[no-untyped-def]
     """One tile that sees given brightness float32 [F, AREA]: the sensor alone, for tests. Returns packed events."""
     w, h = np.empty(_k.SCRATCH, np.float32), np.empty(_k.INT_SCRATCH, np.int32)

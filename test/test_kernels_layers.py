@@ -134,6 +134,24 @@ def test_evaluation_is_the_plain_one() -> None:
         torch.testing.assert_close(fused.eval()(*inputs), plain.eval()(*inputs), rtol=1e-5, atol=1e-5)
 
 
+def test_norms_of_another_class_compute_for_themselves() -> None:
+    """Those that processes share replace a norm's class after or before the swap."""
+
+    class Constant(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return torch.full_like(input, 7)
+
+    for name in ("downsample", "upsample unrefined"):
+        make, shapes = LAYERS[name]
+        plain, fused = pair(make())
+        for layer in (plain, fused):
+            for module in layer.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.__class__ = Constant
+        inputs = [torch.randn(shape) for shape in shapes]
+        torch.testing.assert_close(fused(*inputs), plain(*inputs))
+
+
 def test_frozen_statistics_do_not_move() -> None:
     plain, fused = pair(nn.BatchNorm2d(4, track_running_stats=False))
     compare(plain, fused, torch.randn(3, 4, 5, 5))

@@ -104,7 +104,8 @@ _FUSED: dict[type, type] = {
 def _is_compiled(bn: nn.BatchNorm2d, x: Tensor) -> bool:
     """Whether the compiled loops do what this norm would do with this input."""
     return (
-        bn.training
+        type(bn) is FusedBatchNorm2d  # one that is shared between processes does its own sums
+        and bn.training
         and bn.affine
         and bn.momentum is not None
         and x.device.type == "cpu"
@@ -115,7 +116,10 @@ def _is_compiled(bn: nn.BatchNorm2d, x: Tensor) -> bool:
 
 
 def _convolve(conv: nn.Conv2d, spikes: Tensor) -> Tensor:
-    """[T, B, C, H, W] to [T * B, C', H, W], channels last."""
+    """[T, B, C, H, W] to [T * B, C', H, W], on a CPU channels last."""
+    if spikes.device.type != "cpu":
+        plain: Tensor = conv(spikes.flatten(0, 1))
+        return plain
     convolved: Tensor = conv(spikes.flatten(0, 1).contiguous(memory_format=torch.channels_last))
     return convolved.contiguous(memory_format=torch.channels_last)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sdt_ros.bench import datasets, events
+from sdt_ros.bench import datasets, events, training
 
-BENCHMARKS = (events, datasets)
+BENCHMARKS = (events, datasets, training)
 
 
 def add_parser(subparsers: Any) -> None:

@@ -86,11 +86,15 @@ class Geometry:
         whole = torch.tensor([0, 0, *self.size])
         return self.size == self.out and not self.flips.any() and bool((self.boxes == whole).all())
 
-    def apply(self, features: Tensor) -> Tensor:
+    def apply(self, features: Tensor, mode: str = "bilinear") -> Tensor:
         """Moves maps [B, C, h, w] of any resolution as the batch was moved.
 
+        Args:
+            features: the maps.
+            mode: `bilinear` between the maps' cells, or `nearest`, for depth, which must not be mixed across edges.
+
         Returns:
-            [B, C, h', w'], h' and w' in the proportion of the batch's sizes; bilinear between the maps' cells.
+            [B, C, h', w'], h' and w' in the proportion of the batch's sizes.
         """
         if self.is_identity:
             return features
@@ -106,7 +110,7 @@ class Geometry:
         theta[:, 1, 1], theta[:, 1, 2] = scale[:, 0], centre[:, 0]
         shape = [len(boxes), features.shape[1], height, width]
         grid = functional.affine_grid(theta.to(features.device), shape, align_corners=False)
-        moved = functional.grid_sample(features.float(), grid, padding_mode="border", align_corners=False)
+        moved = functional.grid_sample(features.float(), grid, mode=mode, padding_mode="border", align_corners=False)
         return moved.to(features.dtype)
 
 

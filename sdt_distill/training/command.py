@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def add_parser(subparsers: Any) -> None:
 def run_train(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
     from sdt_distill.datasets import DatasetError
+    from sdt_distill.teachers import TeacherError
     from sdt_ros.network import CheckpointError
     from sdt_ros.runtime.device import DeviceError
 
@@ -63,11 +65,12 @@ def run_train(args: argparse.Namespace) -> int:
     try:
         group = join(_device_type(config.run.device))
         trainer = Trainer(config, out, group)
+        signal.signal(signal.SIGTERM, lambda *_: trainer.stop())  # as batch systems send before they kill
         outcome = trainer.run(args.max_minutes, progress=sys.stderr.isatty())
     except (ConfigError, DeviceError) as error:
         print(f"sdt-distill train: {error}", file=sys.stderr)
         return 2
-    except (DatasetError, StateError, TrainingError, CheckpointError, OSError) as error:
+    except (DatasetError, StateError, TeacherError, TrainingError, CheckpointError, OSError) as error:
         print(f"sdt-distill train: {error}", file=sys.stderr)
         return 1
     finally:

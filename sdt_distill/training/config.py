@@ -11,6 +11,7 @@ import yaml
 
 from sdt_distill.losses import LossConfig
 from sdt_distill.networks import resolve
+from sdt_distill.teachers import TeacherConfig
 from sdt_ros.events import WindowConfig
 from sdt_ros.network import DepthRange
 
@@ -143,7 +144,7 @@ class RunConfig:
         precision: `bfloat16` (autocast, membranes stay float32), `float32`, or `auto`: bfloat16 on a GPU and on CPUs
             with instructions for it.
         checkpointing: recompute stem and blocks in the backward pass, which saves memory and costs a third more time.
-        fused: compiled neurons: `auto` where they can be had, `on` or `off`.
+        fused: compiled layers and neurons: `auto` where they can be had, `on` or `off`.
         log_every: steps between lines of the log; losses are checked for NaN as often.
         save_every: steps between states.
         validate_every: steps between validations; 0 validates at the end only.
@@ -184,6 +185,7 @@ class TrainingConfig:
         network: what is trained: a name or a mapping, as `sdt_distill.networks.build` takes them.
         data: what it sees.
         augment: how that is varied.
+        teacher: who else teaches it, by the frames.
         loss: what it is taught by.
         optimiser: how weights move.
         run: how long, on what.
@@ -192,12 +194,19 @@ class TrainingConfig:
     network: Any = "sdt_tiny"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
         resolve(self.network, self.data.bins)
+        if self.loss.needs_teacher and self.teacher.kind == "none":
+            raise ConfigError("loss.feature, loss.similarity or loss.proxy has a weight, but teacher.kind is 'none'")
+        if self.loss.proxy and self.augment.zoom_depth:
+            raise ConfigError(
+                "augment.zoom_depth moves the camera, which loss.proxy cannot follow: set one of them to 0"
+            )
 
 
 def load_config(path: str | Path, settings: Sequence[str] = ()) -> TrainingConfig:

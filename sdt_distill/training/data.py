@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import queue
 import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,7 +91,7 @@ def open_source(config: SourceConfig, data: DataConfig, frames: bool) -> Source:
         if not config.path.exists():
             raise DatasetError(f"there is nothing at {config.path}; set the source's path")
         opened = open_dataset(config.path, config.kind, sample_config, config.split)
-        name = config.path.resolve().name
+        name = f"{config.path.resolve().name}-{_fingerprint(opened, config.path)}"
     if not len(opened):
         raise DatasetError(f"{config.path or name}: the data set is empty; check its path and split")
     return Source(name, opened, config.weight, fit, config.kind == _SIMULATED)
@@ -118,6 +121,11 @@ class Mixture:
         self._counts = counts
         self._block_of = lru_cache(maxsize=4)(self._draw_block)
         self._order_of = lru_cache(maxsize=2 * len(sources))(self._draw_order)
+
+    @property
+    def polarities(self) -> int:
+        """Channels of a bin: 2 for events, 1 for a spiking camera."""
+        return int(self.sources[0].data[0].spikes.shape[1])
 
     def place(self, number: int) -> tuple[int, int]:
         """The source and the index within it."""
@@ -232,6 +240,15 @@ def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
     finally:
         stop.set()
         thread.join()
+
+
+def _fingerprint(opened: Dataset, path: Path) -> str:
+    """What tells a data set from others of its name: for a bank what it was made of, else where it lies."""
+    bank = getattr(opened, "bank", None)
+    told = str(path.resolve())
+    if bank is not None:
+        told = json.dumps({key: value for key, value in bank.config.items() if key != "samples"}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
 def spread_evenly(sources: Sequence[Source], most: int) -> list[tuple[int, int]]:

@@ -17,14 +17,15 @@ from tqdm import tqdm
 
 from sdt_distill.losses import DistillationLoss
 from sdt_distill.networks import build, config_of, make_card, name_of, save_network
+from sdt_distill.teachers import CachedTeacher, Teacher, TeacherOutput, open_teacher
 from sdt_ros.runtime.device import resolve_device
 
-from .augment import Augmentation
+from .augment import Augmentation, Geometry
 from .batch import Batch
 from .config import ConfigError, TrainingConfig, save_config
 from .data import Mixture, Source, activity, open_source, stream
 from .distributed import Group, share_batch_norms, shared_mean
-from .hardware import pick_neurons, pick_precision
+from .hardware import pick_layers, pick_precision
 from .log import RunLog
 from .optimise import AveragedNetwork, learning_rate, make_optimiser, optimiser_tensors, restore_optimiser
 from .pictures import example_picture
@@ -69,7 +70,7 @@ class Student(nn.Module):
         self.network, self.loss = network, loss
         self._taps, self._range, self._group = taps, config.data.depth_range, group
 
-    def forward(self, batch: Batch, teacher: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, teacher: TeacherOutput | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The total loss of a batch and its parts."""
         self._taps.clear()
         log_depth = self.network(batch.spikes)
@@ -118,7 +119,7 @@ class Trainer:
         self.precision = pick_precision(run.precision, self.device)
         if not data.sources:
             raise ConfigError("config key 'data.sources' is empty: name at least one data set to learn from")
-        self._sources = [open_source(each, data, frames=False) for each in data.sources]
+        self._sources = [open_source(each, data, frames=config.loss.needs_teacher) for each in data.sources]
         held_out = [open_source(each, data, frames=True) for each in data.validation]
         self._validator = (
             Validator(held_out, run.validation_samples, data.depth_range, run.batch, self.group) if held_out else None
@@ -128,17 +129,22 @@ class Trainer:
 
         torch.manual_seed(run.seed)
         self.network = build(config.network, data.bins).to(self.device)
-        fused = pick_neurons(run.fused, self.network, self.device)
+        layers = pick_layers(run.fused, self.network, shared_norms=self.group.world > 1)
         self.average = AveragedNetwork(self.network, config.optimiser.ema_decay)
         if self.group.world > 1:
             self.network = share_batch_norms(self.network, self.device.type)
-        self.taps = Taps(self.network)
-        loss = DistillationLoss(config.loss, {}, {}).to(self.device)
+        self._teacher = self._open_teacher()
+        stages = dict.fromkeys(stage for stage, _ in config.loss.pairs)
+        self.taps = Taps(self.network, tuple(stages))
+        channels = self.taps.channels(self.network, data.bins, self._mixture.polarities) if stages else {}
+        loss = DistillationLoss(config.loss, channels, {} if self._teacher is None else self._teacher.layers)
+        loss = loss.to(self.device)
         if run.checkpointing:
             recompute_in_backward(self.network, self.taps)
         self._student = Student(self.network, loss, self.taps, config, self.group)
         self._optimiser = make_optimiser([self._student], config.optimiser)
 
+        self._stopping = False
         self.step = self.samples_seen = 0
         self.best: dict[str, Any] = {}
         self.seconds = 0.0  # of all processes that worked on the run
@@ -154,9 +160,9 @@ class Trainer:
                 _log.info("%s", source.data.describe())
             parameters = sum(p.numel() for p in self.network.parameters())
             _log.info(
-                "%s, %.2f M parameters, on %s (%s), %s, %s neurons, %d process(es)",
+                "%s, %.2f M parameters, on %s (%s), %s, %s layers, %d process(es)",
                 name_of(config_of(self.network)), parameters / 1e6, self.device, why, self.precision,
-                fused, self.group.world,
+                layers, self.group.world,
             )  # fmt: skip
 
     def run(self, max_minutes: float = math.inf, progress: bool = True) -> Outcome:
@@ -185,13 +191,14 @@ class Trainer:
                 last = self.step == run.steps
                 saves = last or self.step % run.save_every == 0
                 validates = last or (run.validate_every and self.step % run.validate_every == 0)
-                if saves or validates or self.step % run.log_every == 0:
+                alone_and_over = self.group.world == 1 and self._is_over(deadline)
+                if saves or validates or alone_and_over or self.step % run.log_every == 0:
                     rates = self._read(pending, log, lap_seen / (time.monotonic() - lap), bar)
                     now = time.monotonic()
                     busy, lap_busy = busy + now - lap, now - lap
                     self.seconds += lap_busy
-                    over = self.group.any(now > deadline)
-                    if validates or saves or over:
+                    over = self.group.any(self._is_over(deadline))
+                    if validates or saves:
                         self._report_neurons(rates, log)
                     if validates and self._validator is not None:
                         scores = self._validate(log)
@@ -212,6 +219,13 @@ class Trainer:
         self.group.wait()
         return Outcome(self.step, finished, scores, seen / busy if busy else 0.0)
 
+    def stop(self) -> None:
+        """Ask a running `run` to save and return after the step that it is at; may be called by a signal handler."""
+        self._stopping = True
+
+    def _is_over(self, deadline: float) -> bool:
+        return self._stopping or time.monotonic() > deadline
+
     def _train_step(self, batches: Any) -> _Pending:
         """One optimiser step; losses stay on the device, so that it need not wait for them to be read."""
         config, run = self.config, self.config.run
@@ -223,13 +237,15 @@ class Trainer:
         total: Tensor | None = None
         keys: list[str] = []
         for turn in range(run.accumulation):
-            batch, _ = self._augment(next(batches).to(self.device))
+            seen = next(batches).to(self.device)
+            batch, geometry = self._augment(seen)
+            taught = self._teach(seen, geometry)
             keys += batch.keys
             module = self._step_module
             if isinstance(module, DistributedDataParallel):  # gradients are exchanged once a step
                 module.require_backward_grad_sync = turn == run.accumulation - 1
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-                loss, parts = module(batch, None)
+                loss, parts = module(batch, taught)
             (loss / run.accumulation).backward()
             self._part_names = tuple(parts)
             values = torch.stack([loss.detach(), *parts.values()]) / run.accumulation
@@ -241,6 +257,33 @@ class Trainer:
         self.average.update(self.network, self.step)
         assert total is not None
         return _Pending(self.step, torch.cat([total, norm.reshape(1).to(total)]), keys, lr)
+
+    def _open_teacher(self) -> CachedTeacher | Teacher | None:
+        config = self.config.teacher
+        if not self.config.loss.needs_teacher:
+            return None
+        teacher = open_teacher(config, self.device)
+        assert teacher is not None  # the config was checked
+        _log.info("teacher: %s", teacher.name)
+        if config.cache is None:
+            return teacher
+        return CachedTeacher(teacher, config.cache, frames=sum(len(source.data) for source in self._sources))
+
+    def _teach(self, batch: Batch, geometry: Geometry) -> TeacherOutput | None:
+        """What the teacher sees in a batch as it was before augmentation, moved as the batch was moved."""
+        if self._teacher is None:
+            return None
+        if batch.frame is None:
+            raise ConfigError(f"the teacher needs frames, and there is none for one of {', '.join(batch.keys)}")
+        if isinstance(self._teacher, CachedTeacher):
+            # A frame is another one at another size.
+            data = self.config.data
+            fit = f"{data.fit}-{'x'.join(map(str, batch.frame.shape[-2:]))}"
+            seen = self._teacher(batch.frame, [f"{key}@{fit}" for key in batch.keys])
+        else:
+            seen = self._teacher(batch.frame)
+        depth = None if seen.depth is None else geometry.apply(seen.depth, "nearest")
+        return TeacherOutput({n: geometry.apply(f) for n, f in seen.features.items()}, depth, seen.depth_kind)
 
     def _read(self, pending: list[_Pending], log: RunLog | None, speed: float, bar: Any) -> dict[str, float]:
         """Read the losses of the steps since the last call, and the firing rates of the last step."""
@@ -325,6 +368,8 @@ class Trainer:
 
     def _save(self, final: bool) -> None:
         """Write the state. A full disk costs the newest state only, and at the end of a run it is an error."""
+        if isinstance(self._teacher, CachedTeacher):
+            self._teacher.flush()
         if not self.group.is_first:
             return
         tensors = {

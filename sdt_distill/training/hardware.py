@@ -7,7 +7,7 @@ import logging
 import torch
 from torch import nn
 
-from sdt_distill.kernels import use_fused_neurons
+from sdt_distill.kernels import use_fused_layers, use_fused_neurons
 from sdt_ros.network import MLIF
 
 from .tree import ConfigError
@@ -26,23 +26,28 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def pick_neurons(wanted: str, network: nn.Module, device: torch.device) -> str:
-    """Swap a network's neurons for compiled ones where that is wanted and possible; says which there are now.
+def pick_layers(wanted: str, network: nn.Module, *, shared_norms: bool) -> str:
+    """Swap a network's layers for compiled ones where that is wanted and possible; says which there are now.
+
+    Args:
+        wanted: `run.fused` of a config.
+        network: changed in place.
+        shared_norms: batch norms are shared between processes, so that only the neurons can be swapped.
 
     Raises:
-        ConfigError: compiled neurons were asked for and cannot be had.
+        ConfigError: compiled layers were asked for and cannot be had.
     """
     has_neurons = any(isinstance(module, MLIF) for module in network.modules())
     if wanted == "off" or (wanted == "auto" and not has_neurons):
-        return "plain" if has_neurons else "no"
+        return "plain"
     try:
-        use_fused_neurons(network)
+        (use_fused_neurons if shared_norms else use_fused_layers)(network)
     except (ValueError, ImportError) as error:
         if wanted == "on":
             raise ConfigError(f"config key 'run.fused' is 'on': {error}") from error
-        _log.warning("plain neurons: %s", error)
+        _log.warning("plain layers: %s", error)
         return "plain"
-    return "compiled"
+    return "compiled neurons and plain" if shared_norms else "compiled"
 
 
 def _cpu_has(*flags: str) -> bool:

@@ -31,6 +31,7 @@ _PROBE_STRIDE = 5  # [px] of that grid
 _DELTA_S = 2e-4  # short against any change of speed
 _FINER = 2  # frames to choose from for each that the fastest tile needs: slower tiles lose less to rounding
 _REACH = 0.2  # how far beyond the image (x/z) things matter that may come in between two probes
+_BEYOND = np.array([-_REACH, -_REACH, _REACH, _REACH], np.float32)
 _RESIDUAL_PX = 1e-3
 T = TypeVar("T")
 R = TypeVar("R")
@@ -152,7 +153,7 @@ def poses(
     pose = np.empty((len(seconds), len(packed.kind) + 1, k.POSE_COLUMNS))
     bounds = np.empty((len(seconds), len(packed.kind), 5), np.float32)
     # A pixel's rounding further out, so that float32 is safe.
-    k.pose_table(packed.objects, packed.light, packed.path, seconds, margin or 1 / camera.fx, pose, bounds)
+    k.pose_table(packed.objects, packed.light, packed.path, seconds, 1 / camera.fx, pose, bounds)
     return pose, bounds
 
 
@@ -247,12 +248,12 @@ def plan(packed: PackedScene, camera: Camera, start_us: int, end_us: int, times_
     lens = lens_of(camera)
     probes = max(2, math.ceil((end_us - start_us) / _PROBE_US) + 1)
     probe_us = np.linspace(start_us, end_us, probes)
-    now, bounds = poses(packed, camera, probe_us * 1e-6, _REACH)
+    now, bounds = poses(packed, camera, probe_us * 1e-6)
     union = np.empty((len(packed.kind), 4), np.float32)
     tiles.widest(bounds, union)
     keep = np.zeros(len(packed.kind), bool)
     near = np.empty(len(packed.kind), np.int64)
-    keep[near[: tiles.nearby(union, packed.kind, lens.edge, near)]] = True
+    keep[near[: tiles.nearby(union, packed.kind, lens.edge + _BEYOND, near)]] = True
     packed, now, bounds = packed.only(keep), now[:, np.append(keep, True)], np.ascontiguousarray(bounds[:, keep])
     if times_us is None:
         later, _ = poses(packed, camera, probe_us * 1e-6 + _DELTA_S)

@@ -317,10 +317,11 @@ def _cast_cylinder(pose, half, ray, n, w, h, many):  # type: ignore[no-untyped-d
 
 @njit(cache=True, fastmath=_FAST, error_model="numpy")
 def _deepest(w, many):  # type: ignore[no-untyped-def]
-    most = _0
-    for i in range(many):
-        most = w[_DEPTH + i] if w[_DEPTH + i] > most else most
-    return most
+    most = np.int32(0)
+    for i in range(many):  # positive floats rise as their bits do, and whole numbers become one vector instruction
+        bits = _bits(w[_DEPTH + i])
+        most = bits if bits > most else most
+    return _of_bits(most)
 
 
 @njit(cache=True, error_model="numpy")

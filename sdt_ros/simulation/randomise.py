@@ -84,16 +84,13 @@ class Randomisation:
         """Another lens in front of a camera's sensor."""
         fx = 0.5 * model.width / math.tan(math.radians(0.5 * self._draw(rng, "field_of_view_deg")))
         shift = rng.uniform(-1, 1, 2) * self._draw(rng, "off_centre") * model.width
-        return Camera(
-            model.width,
-            model.height,
-            fx,
-            fx * model.fy / model.fx,
-            0.5 * (model.width - 1) + float(shift[0]),
-            0.5 * (model.height - 1) + float(shift[1]),
-            # A wide lens bends more at its border, where r^2 is large: keep the bend invertible.
-            self._draw(rng, "distortion") * min(1.0, (2 * fx / model.width) ** 2),
-        )
+        cx, cy = 0.5 * (model.width - 1) + float(shift[0]), 0.5 * (model.height - 1) + float(shift[1])
+        fy = fx * model.fy / model.fx
+        # r (1 + k r^2) turns back at r^2 = 1 / (3 |k|): keep the farthest corner a tenth inside of what it reaches there.
+        corner = math.hypot(max(cx, model.width - cx) / fx, max(cy, model.height - cy) / fy)
+        strongest = (2 / 3 / (1.1 * corner)) ** 2 / 3
+        k1 = max(self._draw(rng, "distortion"), -strongest)
+        return Camera(model.width, model.height, fx, fy, cx, cy, k1)
 
     def sensor(self, rng: np.random.Generator) -> SensorConfig:
         """Another sensor."""

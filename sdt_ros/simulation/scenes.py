@@ -143,21 +143,20 @@ class SceneBuilder:
         n = len(centre)
         if not n:
             return
-        rotation = _yaw_matrices(np.broadcast_to(np.asarray(yaw, float), n)) @ (np.eye(3) if tilt is None else tilt)
+        rotation = _yaw_matrices(_filled((n,), yaw)) @ (np.eye(3) if tilt is None else tilt)
         drawn = {
             "kind": np.full(n, kind),
             "centre": centre,
             "rotation": rotation,
-            "half": np.broadcast_to(np.asarray(half, float), (n, 3)),
-            "texture": self.rng.integers(0, self.textures, n) if texture is None else np.broadcast_to(texture, n),
-            "tiling": np.broadcast_to(np.asarray(tiling, float), n),
+            "half": _filled((n, 3), half),
+            "texture": self.rng.integers(0, self.textures, n) if texture is None else _filled((n,), texture),
+            "tiling": _filled((n,), tiling),
             "shift": self.rng.random((n, 2)),
-            "albedo": self.rng.uniform(0.12, 0.85, n) if albedo is None else np.broadcast_to(albedo, n),
-            "contrast": np.broadcast_to(np.asarray(contrast, float), n),
+            "albedo": self.rng.uniform(0.12, 0.85, n) if albedo is None else _filled((n,), albedo),
+            "contrast": _filled((n,), contrast),
         }
         for name, width in (("velocity", 3), ("swing", 3), ("swing_hz", 0), ("swing_phase", 0), ("yaw_rate", 0)):
-            shape = (n, width) if width else (n,)
-            drawn[name] = np.broadcast_to(np.asarray(motion.get(name, 0.0), float), shape)
+            drawn[name] = _filled((n, width) if width else (n,), motion.get(name, 0.0))
         self.objects.append(drawn)
 
     def sine(self, channel: str, amplitude: float, hz: float, phase: float | None = None) -> float:
@@ -246,6 +245,13 @@ def clear_path(scene: SceneBatch, seconds: float, clearance_m: Tensor) -> SceneB
         kind[b, (distance < clearance_m[b]) & (kind[b] > PLANE)] = ABSENT
     values = {f.name: getattr(scene, f.name) for f in fields(scene)}
     return SceneBatch(**{**values, "kind": kind})
+
+
+def _filled(shape: tuple[int, ...], value: np.ndarray | Sequence[float] | float) -> np.ndarray:
+    """Broadcast to float64; quicker than numpy's own function."""
+    out = np.empty(shape)
+    out[...] = value
+    return out
 
 
 def _yaw_matrices(yaw: np.ndarray) -> np.ndarray:

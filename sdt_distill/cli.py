@@ -13,6 +13,7 @@ COMMANDS = {
     "eval": ("sdt_distill.evaluate", "score any trained network, peers too, on any data set"),
     "ablate": ("sdt_distill.ablation.command", "train networks that differ in one thing, and compare them"),
     "export-card": ("sdt_distill.export", "make a run's best weights what the node loads"),
+    "teach": ("sdt_distill.teachers.command", "train a frame network of the DINOv2 architecture, to be a teacher"),
     "data": ("sdt_distill.datasets.command", "say what a data set folder is, and what is missing or broken in it"),
 }
 

@@ -134,7 +134,8 @@ class FrameNetwork(nn.Module):
         features = features + self.context(features)
         features = self.up4(torch.cat([_to(features, edges4), edges4], 1))
         features = self.up2(torch.cat([_to(features, edges2), edges2], 1))
-        return _to(self.depth(features), pixels)
+        with torch.autocast(features.device.type, enabled=False):  # bfloat16 would round depth to 2 %
+            return _to(self.depth(features.float()), pixels)
 
 
 class FrameTeacher:
@@ -196,6 +197,9 @@ def save_frame_network(
         for name, tensor in network.state_dict().items()
         if not name.startswith("backbone.")
     }
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as temporary:
         new = Path(temporary)
         network.backbone.save_pretrained(new, safe_serialization=True)

@@ -22,7 +22,8 @@ import sdt_distill.datasets.bank as bank_module
 from sdt_distill.cli import main
 from sdt_distill.datasets import BankDataset, DatasetError, SampleConfig, detect, open_dataset, write_bank
 from sdt_distill.datasets.bank_files import DEPTH_ERROR, decode_depth, encode_depth
-from sdt_distill.datasets.simulated import SimulatedConfig, SimulatedDataset
+from sdt_distill.datasets.simulated import SimulatedDataset
+from sdt_distill.datasets.simulated_config import SimulatedConfig
 
 ROOT = Path(__file__).parents[1]
 TINY = {"camera": "32x24", "group": 4, "texture_block": 8, "texture_sets": 2, "window_ms": 10.0, "seed": 5}
@@ -275,7 +276,8 @@ def test_the_command_writes_checks_and_draws(tmp_path, capsys):
         "--bins",
         "2",
     ]
-    assert main([*arguments, "--split", "test", "--json", str(figures)]) == 0
+    assert main([*arguments, "--split", "test", "--randomise", "--json", str(figures)]) == 0
+    assert len({sample.intrinsics[0, 0] for sample in BankDataset(out)}) == 8
     written = json.loads(figures.read_text())
     assert written["finished"] and written["present"] == 8 and written["config"]["split"] == "test"
     assert "8 samples" in capsys.readouterr().out

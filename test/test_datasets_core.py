@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from sdt_distill.cli import main
-from sdt_distill.datasets import FORMATS, SPLITS, DatasetError, SampleConfig, detect, open_dataset
+from sdt_distill.datasets import SPLITS, DatasetError, SampleConfig, detect, open_dataset
 from sdt_distill.datasets.binning import bin_edges, bin_events, plain_cells, rectified_cells
 from sdt_distill.datasets.files import Hdf5File, check_increasing, read_array, read_numbers
 from sdt_distill.datasets.timeline import Timeline
@@ -30,7 +30,7 @@ WRITERS = {
     "dense": miniatures.write_dense,
     "dense-spike": miniatures.write_dense_spike,
     "bag": lambda root: miniatures.write_bag(root / "drive"),
-}
+}  # simulations have tests of their own
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
     assert peaks[1] < 1.05 * peaks[0]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", WRITERS)
 def test_samples_have_one_shape_in_all_formats(roots, name):
     dataset = open_dataset(roots[name], config=SampleConfig(bins=3, window_ms=30.0))
     assert detect(roots[name]) == name
@@ -241,7 +241,7 @@ def test_objects_are_not_unpickled(tmp_path):
         read_array("test", tmp_path / "a.npy", "the array")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", WRITERS)
 def test_check_finds_sound_folders_sound(roots, name, tmp_path, capsys):
     picture, findings = tmp_path / "sample.png", tmp_path / "new/findings.json"
     assert main(["data", "check", str(roots[name]), "--picture", str(picture), "--json", str(findings)]) == 0

@@ -11,10 +11,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from sdt_distill.datasets import DatasetError, SampleConfig, detect, open_dataset
-from sdt_distill.datasets.simulated import (
+from sdt_distill.datasets.simulated import SimulatedDataset
+from sdt_distill.datasets.simulated_config import (
     SPLIT_NAMES,
     SimulatedConfig,
-    SimulatedDataset,
     parse_camera,
     read_description,
     split_photographs,
@@ -57,6 +57,16 @@ def test_samples_are_those_of_every_data_set(capsys):
     assert "6 samples of 32x24 px" in dataset.describe()
     with pytest.raises(IndexError, match="sample 6 of 6"):
         dataset[6]
+
+
+def test_lenses_are_drawn_for_each_sample():
+    dataset = SimulatedDataset(tiny(randomisation={"field_of_view_deg": [60, 90], "distortion": [0, 0]}))
+    lenses = np.stack([sample.intrinsics for sample in dataset])
+    across = np.rad2deg(2 * np.arctan(16 / lenses[:, 0, 0]))
+    assert len(np.unique(across)) == 6 and (across > 59).all() and (across < 91).all()
+    assert "drawn for each sample" in dataset.describe()
+    assert SimulatedConfig.from_dict(json.loads(json.dumps(dataset.config.to_dict()))) == dataset.config
+    assert tiny(randomisation=True).randomisation is not None and tiny(randomisation=False) == tiny()
 
 
 def test_the_simulator_mixes_families_in_turn():
@@ -156,6 +166,11 @@ def test_cameras_that_make_no_sense(text, message):
         ({"windows": 3}, "unknown key 'windows'; known are family, camera"),
         ({"sensor": {"threshold": 1}}, "sensor: unknown key 'threshold'; known are threshold_on"),
         ({"sensor": {"threshold_on": -1.0}}, "thresholds -1.0"),
+        (
+            {"randomisation": {"lightness": [1, 2]}},
+            "randomisation: unknown key 'lightness'; known are field_of_view_deg",
+        ),
+        ({"randomisation": {"light": [2.0, 1.0]}}, "light="),
     ],
 )
 def test_nonsense_is_refused(changes, message):

@@ -28,7 +28,8 @@ from .errors import DatasetError
 from .sample import Sample, SampleConfig, SequenceDataset, SequenceReader
 
 if TYPE_CHECKING:
-    from .simulated import SimulatedConfig, SimulatedSource
+    from .simulated import SimulatedSource
+    from .simulated_config import SimulatedConfig
 
 SHARD = 256
 """Samples of a shard."""
@@ -131,6 +132,8 @@ class BankDataset(SequenceDataset):
         """What there is, in words."""
         config = self.bank.config
         kind = f"a bank of the split {self.split}, seed {config['seed']}, family {config['family']}"
+        if config.get("randomisation"):
+            kind += ", lens, sensor and light drawn for each sample"
         return f"{super().describe()}\n  {kind}"
 
 

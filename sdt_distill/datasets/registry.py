@@ -135,7 +135,8 @@ def _is_description(path: Path) -> bool:
 
 def _described(path: Path, config: SampleConfig | None, split: str | None) -> SimulatedDataset:
     """The data set of a description; a split that is asked for comes before the file's own."""
-    from .simulated import SimulatedDataset, read_description  # imports torch
+    from .simulated import SimulatedDataset  # imports torch
+    from .simulated_config import read_description
 
     found = read_description(path)
     if split is not None:

@@ -36,10 +36,11 @@ def add_simulate(commands: Any) -> None:
         "--photographs", type=Path, nargs="+", default=[], metavar="DIR",
         help="folders of photographs to take textures from too; files are shared out among the splits",
     )  # fmt: skip
+    add("--randomise", action="store_true", help="draw lens, sensor, light and contrast anew for each sample")
     add("--bins", type=int, default=4, metavar="T", help="time bins of a window (4)")
     add("--window-ms", type=float, default=50.0, metavar="MS", help="duration of a window (50)")
     add("--texture-sets", type=int, default=1000, metavar="N", help="different sets of textures, at most (1000)")
-    add("--texture-block", type=int, default=512, metavar="N", help="samples in a row that share one (512)")
+    add("--texture-block", type=int, default=1024, metavar="N", help="samples in a row that share one (1024)")
     add("--shard", type=int, metavar="N", help="samples of a shard (256, fewer for large cameras)")
     add(
         "--part",
@@ -57,7 +58,7 @@ def run_simulate(args: argparse.Namespace) -> int:
     """Write a bank; 0 done, 1 the disk or the photographs fail, 2 wrong arguments."""
     from .bank import write_bank
     from .errors import DatasetError
-    from .simulated import SimulatedConfig, parse_camera
+    from .simulated_config import Randomisation, SimulatedConfig, parse_camera
 
     try:
         part, parts = (int(text) for text in args.part.split("/"))
@@ -72,6 +73,7 @@ def run_simulate(args: argparse.Namespace) -> int:
             samples=args.samples,
             split=args.split,
             photographs=tuple(args.photographs),
+            randomisation=Randomisation() if args.randomise else None,
             bins=args.bins,
             window_ms=args.window_ms,
             texture_sets=args.texture_sets,

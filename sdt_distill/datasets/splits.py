@@ -47,6 +47,6 @@ SPLITS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "dense": _DENSE,
     "dense-spike": _DENSE,
     "bag": {},
-    "simulation": {},  # its parts differ in seeds and textures, not in names: see `simulated.SPLIT_NAMES`
+    "simulation": {},  # its parts differ in seeds and textures, not in names: see `simulated_config.SPLIT_NAMES`
 }
 """Data set: split: names of its recordings."""

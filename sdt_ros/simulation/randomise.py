@@ -86,7 +86,7 @@ class Randomisation:
         shift = rng.uniform(-1, 1, 2) * self._draw(rng, "off_centre") * model.width
         cx, cy = 0.5 * (model.width - 1) + float(shift[0]), 0.5 * (model.height - 1) + float(shift[1])
         fy = fx * model.fy / model.fx
-        # r (1 + k r^2) turns back at r^2 = 1 / (3 |k|): keep the farthest corner a tenth inside of what it reaches there.
+        # r (1 + k r^2) turns back at r^2 = 1 / (3 |k|): keep the farthest corner a tenth inside of that.
         corner = math.hypot(max(cx, model.width - cx) / fx, max(cy, model.height - cy) / fy)
         strongest = (2 / 3 / (1.1 * corner)) ** 2 / 3
         k1 = max(self._draw(rng, "distortion"), -strongest)

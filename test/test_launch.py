@@ -82,15 +82,26 @@ def test_arguments_that_set_parameters_are_parameters() -> None:
     assert arguments <= set(PARAMETERS)
 
 
-def test_replay_gives_the_player_parameters_that_it_has() -> None:
+@pytest.mark.parametrize(
+    ("started", "module"), [("replay_node", "sdt_ros/replay.py"), ("eval_node", "sdt_ros/evaluation/live.py")]
+)
+def test_replay_gives_its_nodes_parameters_that_they_have(started: str, module: str) -> None:
     """A misspelt parameter would be ignored without a word."""
-    text = (ROOT / "sdt_ros/replay.py").read_text()
-    declared = set(re.findall(r'declare\("(\w+)"', text))
-    (player,) = [call for call in calls(ROOT / "launch/replay.launch.py", "Node") if executable(call) == "replay_node"]
-    (parameters,) = [keyword.value for keyword in player.keywords if keyword.arg == "parameters"]
-    given = {literal(key) for node in ast.walk(parameters) if isinstance(node, ast.Dict) for key in node.keys if key}
+    declared = set(re.findall(r'declare\(\s*"(\w+)"', (ROOT / module).read_text()))
+    (node,) = [call for call in calls(ROOT / "launch/replay.launch.py", "Node") if executable(call) == started]
+    (parameters,) = [keyword.value for keyword in node.keywords if keyword.arg == "parameters"]
+    given = {literal(key) for one in ast.walk(parameters) if isinstance(one, ast.Dict) for key in one.keys if key}
     assert given
     assert given <= declared
+
+
+def test_the_end_of_a_scored_replay_waits_for_the_scores() -> None:
+    """The player's end stops everything; with scores the scorer's end does, which comes later."""
+    player, scorer = calls(ROOT / "launch/replay.launch.py", "Node")
+    ends = [next(ast.unparse(k.value) for k in node.keywords if k.arg == "on_exit") for node in (player, scorer)]
+    assert (executable(player), executable(scorer)) == ("replay_node", "eval_node")
+    assert ends[0].startswith("[] if scored else [EmitEvent(event=Shutdown(")
+    assert ends[1].startswith("[EmitEvent(event=Shutdown(")
 
 
 def test_layouts_show_topics_that_the_node_has() -> None:

@@ -154,7 +154,11 @@ def digest_of(content: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, A
 def _against_floors(metric: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """The network's metrics, those of the floors, and what part of the mean map's errors is left."""
     own, floor = metric[PREDICTION], metric[MAP]
-    parts = {name: own[name] / floor[name] for name in ("abs_rel", "rmse_log") if own[name] is not None and floor[name]}
+    parts = {  # a floor without error is that of a truth which never changes
+        name: own[name] / floor[name]
+        for name in ("abs_rel", "rmse_log")
+        if own[name] is not None and floor[name] is not None and floor[name] > 1e-6
+    }
     floors = {guess: _pick(metric[guess], names) for guess in (CONSTANT, MAP) if guess in metric}
     return {"scores": _pick(own, names), "floors": floors, "ratio_to_mean_map": parts}
 

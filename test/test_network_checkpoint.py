@@ -200,3 +200,8 @@ def test_what_does_not_fit_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="NaN or infinite"):
         save_checkpoint(path, network, Card(CONFIG))
     assert not list(tmp_path.iterdir())
+
+
+def test_cards_from_before_limits_are_read(checkpoint: Path) -> None:
+    edit_card(checkpoint, lambda card: card.pop("limits"))
+    assert load_checkpoint(checkpoint)[1].limits == ""

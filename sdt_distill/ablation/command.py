@@ -14,31 +14,33 @@ from typing import Any
 import sdt_ros.threads  # noqa: F401  before torch is loaded
 
 EPILOG = """\
-questions:
-  attention     SSA, spike-driven attention, softmax attention of real numbers
-  distillation  without and with the teacher of the config
-  head          fusion head against a linear one
-  neuron        the spiking network against its ANN twin
-  peer          both, and E2Depth's recurrent UNet of equal size
-
 Arms differ from the config in what is asked and in nothing else: equal data, steps and seeds. The same command goes on
 where an earlier one was stopped; finished arms are not trained again.
 
 exit codes: 0 all arms done, 1 failed, 2 wrong arguments or config, 3 time over, some arms are left, 130 interrupted
 """
 
+NAMES = {
+    "attention": "SSA, spike-driven attention, softmax attention of real numbers",
+    "distillation": "without and with the teacher of the config",
+    "head": "fusion head against a linear one",
+    "neuron": "the spiking network against its ANN twin",
+    "peer": "both, and E2Depth's recurrent UNet of equal size",
+}
+
 
 def add_parser(subparsers: Any) -> None:
-    """Add `ablate` to the command line."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "ablate",
-        help="train networks that differ in one thing, and compare them",
-        description="Train networks that differ in one thing, and compare them.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    names = ("attention", "distillation", "head", "neuron", "peer")
-    parser.add_argument("question", choices=names, help="what is asked, see below")
+    """Add `ablate` and its questions to the command line."""
+    text = "train networks that differ in one thing, and compare them"
+    usual: dict[str, Any] = {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser: argparse.ArgumentParser = subparsers.add_parser("ablate", help=text, description=f"{text}.", **usual)
+    # Each question is a command of its own: argparse takes no settings behind options and another positional.
+    questions = parser.add_subparsers(dest="question", metavar="QUESTION", required=True)
+    for name, arms in NAMES.items():
+        _add_options(questions.add_parser(name, help=arms, description=f"{text}: {arms}.", **usual))
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="what all arms start from")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the trials and tables")
     parser.add_argument("--steps", type=_count, metavar="N", help="optimiser steps of each arm (default: the config's)")

@@ -1,0 +1,223 @@
+"""Ablations: arms differ in one thing only; what is finished stays; tables, plot and page say what came out."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from miniatures import write_dense
+from PIL import Image
+
+from sdt_distill.ablation.document import put_section
+from sdt_distill.ablation.questions import QUESTIONS
+from sdt_distill.ablation.runner import AblationError, plan
+from sdt_distill.ablation.table import markdown, summarise
+from sdt_distill.cli import main
+from sdt_distill.networks import AnnTwin, E2Depth, build
+from sdt_distill.training.config import TrainingConfig, load_config
+from sdt_distill.training.tree import to_plain
+
+CONFIG = """\
+network: {{name: sdt_tiny, embed_dim: 16, heads: 2, depth: 1, mlp_ratio: 1, head_widths: [8, 8, 8, 4, 4]}}
+data:
+  sources: [{{kind: dense, path: {root}}}]
+  validation: [{{kind: dense, path: {root}}}]
+  size: [32, 48]
+run: {{steps: 2, batch: 2, log_every: 1, pictures_every: 0, precision: float32, fused: 'off', seed: 5}}
+"""
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ablation")
+    write_dense(folder / "dense")
+    path = folder / "config.yaml"
+    path.write_text(CONFIG.format(root=folder / "dense"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(config_file: Path) -> TrainingConfig:
+    return load_config(config_file)
+
+
+def differing(one: object, other: object, where: str = "") -> set[str]:
+    """Dotted keys in which two plain configs differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = set(one) | set(other)
+        return set().union(*(differing(one.get(k), other.get(k), f"{where}.{k}".strip(".")) for k in keys))
+    return set() if one == other else {where}
+
+
+@pytest.mark.parametrize("name, key", [("attention", "attention"), ("head", "head"), ("neuron", "neuron")])
+def test_arms_differ_in_what_is_asked_and_nothing_else(base: TrainingConfig, name: str, key: str) -> None:
+    trials = plan(QUESTIONS[name], base, 7, 2, Path("out"))
+    first = to_plain(trials[0].config)
+    arms = len(QUESTIONS[name].arms)
+    assert [t.seed for t in trials] == [5] * arms + [6] * arms
+    assert len({t.folder for t in trials}) == len(trials)
+    for trial in trials:
+        plain = to_plain(trial.config)
+        assert plain["run"]["steps"] == 7
+        assert differing(plain, first) <= {f"network.{key}", "run.seed"}
+    values = [to_plain(t.config)["network"][key] for t in trials[:arms]]
+    assert len(set(values)) == arms
+    assert values[0] == to_plain(base)["network"].get(key, values[0]), "the first arm is the config itself"
+
+
+def test_peers_are_what_their_arms_say(base: TrainingConfig) -> None:
+    trials = plan(QUESTIONS["peer"], base, None, 1, Path("out"))
+    networks = [build(trial.config.network, trial.config.data.bins) for trial in trials]
+    assert [isinstance(network, AnnTwin) for network in networks] == [False, True, False]
+    assert isinstance(networks[2], E2Depth)
+    assert trials[0].config.run.steps == 2
+
+
+def test_distillation_takes_the_teacher_away_and_leaves_the_depth_losses(
+    base: TrainingConfig, config_file: Path
+) -> None:
+    with pytest.raises(AblationError, match=r"no distillation to leave out.*loss\.feature"):
+        plan(QUESTIONS["distillation"], base, None, 1, Path("out"))
+    plain = to_plain(base)
+    plain["loss"] |= {"feature": 0.5, "pairs": [["blocks.0", "layer"]]}
+    without, taught = (arm.change(copy.deepcopy(plain)) for arm in QUESTIONS["distillation"].arms)
+    assert taught == plain
+    assert differing(without, plain) <= {"loss.feature", "teacher"}
+    assert without["loss"]["feature"] == 0
+    assert without["loss"]["depth"] == plain["loss"]["depth"] > 0
+
+
+def test_what_cannot_be_ablated_is_refused(config_file: Path) -> None:
+    for settings, message in [
+        (["network=e2depth_tiny"], r"'network' is 'e2depth_tiny'.*start from a spiking network"),
+        (["data.validation=[]"], "'data.validation' is empty"),
+    ]:
+        with pytest.raises(AblationError, match=message):
+            plan(QUESTIONS["head"], load_config(config_file, settings), None, 1, Path("out"))
+
+
+def test_two_arms_two_seeds_end_to_end(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, page = tmp_path / "out", tmp_path / "docs" / "ablations.md"
+    page.parent.mkdir()
+    page.write_text("# Ours\n\nkept\n")
+    command = ["ablate", "neuron", "--config", str(config_file), "--out", str(out), "--seeds", "2", "--samples", "2"]
+    command += ["--doc", str(page), "--json", str(tmp_path / "x.json")]
+    threads = torch.get_num_threads()
+    assert main(command) == 0
+    torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    content = json.loads((tmp_path / "x.json").read_text())
+    assert content == json.loads((out / "neuron.json").read_text())
+    assert list(content["arms"]) == ["mlif", "relu"]
+    assert [(t["arm"], t["seed"]) for t in content["trials"]] == [("mlif", 5), ("relu", 5), ("mlif", 6), ("relu", 6)]
+    for arm in content["arms"].values():
+        assert arm["seeds"] == [5, 6]
+        assert (arm["steps"], arm["samples"]) == (2, 4)
+        figure = arm["figures"]["rmse_log"]
+        assert figure["mean"] == pytest.approx(sum(figure["seeds"]) / 2)
+        assert figure["std"] == pytest.approx(abs(figure["seeds"][0] - figure["seeds"][1]) / math.sqrt(2))
+        assert figure["std"] > 0, "seeds that change nothing are no seeds"
+        assert arm["figures"]["samples_per_second"]["mean"] > 0
+        assert arm["figures"]["reversed.rmse_log"]["mean"] > 0
+    energy = [arm["figures"]["energy_mj"]["mean"] for arm in content["arms"].values()]
+    assert 0 < energy[0] < energy[1], "the twin multiplies"
+    assert content["arms"]["mlif"]["figures"]["firing_rate"]["mean"] > 0
+    assert (
+        "firing_rate" not in content["arms"]["relu"]["figures"]
+        or not content["arms"]["relu"]["figures"]["firing_rate"]["seeds"]
+    )
+    assert "| mlif | 2 |" in printed
+    assert "*floor: mean map*" in printed
+    assert Image.open(out / "neuron.png").size[0] > 300
+    text = page.read_text()
+    assert text.startswith("# Ours\n\nkept\n")
+    assert "sdt-distill ablate neuron --config" in text
+    assert (page.parent / "images/ablation_neuron.png").is_file()
+    assert "Not finished" not in text
+
+    # The same again trains nothing, and gives the same.
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a finished trial was trained again")
+
+    monkeypatch.setattr("sdt_distill.ablation.runner.Trainer", refuse)
+    assert main(command) == 0
+    assert json.loads((tmp_path / "x.json").read_text()) == content
+    assert page.read_text() == text
+    capsys.readouterr()
+    assert main([*command, "optimiser.lr=1e-4"]) == 2
+    assert "result of another config: optimiser" in capsys.readouterr().err
+    assert main([*command, "run.log_every=2"]) == 0, "how often it is logged makes no other experiment"
+
+
+def test_time_that_is_over_says_so_and_the_next_call_goes_on(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["ablate", "head", "--config", str(config_file), "--out", str(tmp_path), "--seeds", "1", "--samples", "1"]
+    assert main([*command, "--max-minutes", "1e-9"]) == 3
+    assert "2 of 2 trials are left" in capsys.readouterr().out
+    assert main(command) == 0
+
+
+def test_an_arm_that_diverges_is_a_result(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sdt_distill.training.engine import Trainer, TrainingError
+
+    real = Trainer.run
+
+    def run(self: Trainer, *args: object, **kwargs: object) -> object:
+        if self.config.network["head"] == "linear":
+            raise TrainingError("step 1: loss is NaN")
+        return real(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "run", run)
+    command = ["ablate", "head", "--config", str(config_file), "--out", str(tmp_path), "--seeds", "1", "--samples", "1"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "| linear | 0 | - |" in printed
+    assert "linear, seed 5, failed: step 1: loss is NaN" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [(["ablate", "head", "--config", "nowhere.yaml", "--out", "x"], "nowhere.yaml: cannot be read"),
+     (["ablate", "head", "--config", "nowhere.yaml", "--out", "x", "--samples", "-1"], "--samples is -1")],
+)  # fmt: skip
+def test_wrong_arguments_are_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_sections_are_rewritten_in_their_places(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    put_section(page, "head", "first text\n")
+    put_section(page, "neuron", "second text")
+    put_section(page, "head", "third text")
+    text = page.read_text()
+    assert text.startswith("# Ablations")
+    assert text.index("third text") < text.index("second text")
+    assert "first text" not in text
+    page.write_text(text.replace("<!-- end of head -->", ""))
+    with pytest.raises(ValueError, match="not closed"):
+        put_section(page, "head", "four")
+
+
+def test_one_seed_has_no_spread() -> None:
+    metric = {"network": {"abs_rel": 0.5, "rmse_log": 0.6, "delta1": 0.4}}
+    metric |= {"constant median": metric["network"], "mean map": metric["network"]}
+    scores = {
+        "metric": metric, "energy_mj": 1.0, "firing_rates": {"stem.downs.0.conv_bn.conv": 0.01, "blocks.0": 0.2},
+        "probes": {p: {"metric": metric["network"]} for p in ("blank", "first_bin", "reversed")},
+        "groups": {}, "bands": [], "counts": {"frames_scored": 3},
+    }  # fmt: skip
+    result = {
+        "arm": "a", "seed": 0, "failed": None, "steps": 1, "samples": 2, "parameters": 1500000,
+        "samples_per_second": 10.0, "scores": scores,
+    }  # fmt: skip
+    summary = summarise([result])
+    assert summary["arms"]["a"]["figures"]["firing_rate"]["mean"] == 0.2, "the rate of the events is the sensor's"
+    assert "| a | 1 | 0.5000 | 0.6000 | 0.4000 | 1.50 M | 1.000 | 0.200 | 10.0 |" in markdown(summary)

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import miniatures
 import numpy as np
 import pytest
 from evaluation_bag import HEIGHT, PACKET_NS, TRUTH_TOPIC, WIDTH, ramp, stamps_20hz, write_bag
 
+from sdt_distill.datasets import open_dataset
 from sdt_ros.bags import BagError, BagWriter, open_bag, parse_event_packet, serialize_event_packet, spike_windows
 from sdt_ros.calibration import Calibration
 from sdt_ros.cli import main
@@ -177,7 +180,8 @@ def test_report_is_one_page_that_needs_nothing_else(bag: Path, scored: tuple[Pat
     for guess in ("network", "constant median", "mean map"):
         assert f"{content['metric'][guess]['abs_rel']:.4f}" in page.text
     for band in content["bands"]:
-        assert f"{band['network']['abs_rel']:.4f}" in page.text
+        for guess in ("network", "constant median", "mean map"):
+            assert not band["pixel_share"] or f"{band[guess]['abs_rel']:.4f}" in page.text
     highest = max(content["frames"], key=lambda frame: frame["abs_rel"])
     assert f"stamp {highest['stamp_ns']} ns" in page.text.partition("Worst frames")[2].partition("events,")[2][:40]
     assert content["versions"]["torch"] in page.text and "packets lost" in page.text
@@ -199,7 +203,7 @@ def test_truth_of_half_the_size(tmp_path: Path, capsys: pytest.CaptureFixture[st
     half = write_bag(tmp_path / "half", 0.3, depth=lambda t_s: ramp(HEIGHT // 2, WIDTH // 2, t_s))
     assert main(["eval", str(half), *UNTRAINED, "--json", str(tmp_path / "a.json")]) == 0
     content = json.loads((tmp_path / "a.json").read_text())
-    assert content["truth_size"] == [48, 64] and content["frames"][0]["pixels"] < 48 * 64
+    assert 40 * 60 < content["frames"][0]["pixels"] < 48 * 64
     capsys.readouterr()
     odd = write_bag(tmp_path / "odd", 0.3, depth=lambda t_s: ramp(HEIGHT, WIDTH - 28, t_s))
     assert main(["eval", str(odd), *UNTRAINED]) == 1
@@ -253,3 +257,88 @@ def test_a_calibration_of_another_sensor_is_not_used(bag: Path, caplog: pytest.L
     other = Rectifier(Calibration(40, 30, k, np.array([-0.3, 0, 0, 0, 0]), "plumb_bob", np.eye(3), p), "/c")
     assert other(depth) is depth and "is for 40x30 px, the sensor has 128x96" in other.text
     assert "is for 40x30 px" in caplog.text
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "far_m"),
+    [
+        ("mvsec", lambda root: miniatures.write_mvsec(root), 80),
+        ("dsec", lambda root: miniatures.write_dsec(root), 80),
+        ("dense", lambda root: miniatures.write_dense(root), 1000),
+        ("bag", lambda root: miniatures.write_bag(root / "bag"), 80),
+    ],
+)
+def test_data_sets_are_scored_by_their_own_protocol(
+    tmp_path: Path, name: str, write: Callable[[Path], object], far_m: int, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data")
+    files = ("--json", str(tmp_path / "a.json"), "--save", str(tmp_path / "saved"))
+    sets = ("--dataset", name, "--root", str(tmp_path / "data"), "--samples", "2")
+    assert main(["eval", *sets, *UNTRAINED, *files]) == 0
+    content = json.loads((tmp_path / "a.json").read_text())
+    dataset = open_dataset(tmp_path / "data", name)
+    samples = [dataset[0], dataset[len(dataset) // 2]]
+    assert content["settings"]["protocol"]["far_m"] == far_m and f"cut at {far_m} m" in capsys.readouterr().out
+    assert content["counts"]["samples"] == len(dataset) and content["counts"]["frames_scored"] == 2
+    assert [frame["stamp_ns"] for frame in content["frames"]] == [sample.stamp_ns for sample in samples]
+    (saved,) = (tmp_path / "saved").iterdir()
+    assert saved.stem == samples[0].sequence and list(content["groups"]) == [saved.stem]
+    estimator = DepthEstimator.untrained("sdt_tiny", "cpu")
+    with np.load(saved) as arrays:
+        assert arrays["stamp"].dtype == np.int64 and arrays["stamp"].tolist() == [one.stamp_ns for one in samples]
+        for depth, sample, frame in zip(arrays["depth"], samples, content["frames"], strict=True):
+            np.testing.assert_array_equal(depth, estimator(sample.spikes))
+            protocol = next(one for one in protocols.values() if one.far_m == far_m)
+            chosen = protocol.select(depth, sample.depth)
+            assert {key: frame[key] for key in METRICS} == frame_metrics(chosen.prediction, chosen.truth)
+
+
+def test_recordings_are_scored_apart_with_probes_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("outdoor_day1", "outdoor_day2"):
+        miniatures.write_mvsec(tmp_path / "mvsec", name)
+    files = ("--json", str(tmp_path / "a.json"), "--report", str(tmp_path / "a.html"), "--probes", "--probe-every", "2")
+    assert main(["eval", "--dataset", "mvsec", "--root", str(tmp_path / "mvsec"), *UNTRAINED, *files]) == 0
+    printed, content = capsys.readouterr().out, json.loads((tmp_path / "a.json").read_text())
+    assert list(content["groups"]) == ["outdoor_day1", "outdoor_day2"]
+    assert sum(group["frames"] for group in content["groups"].values()) == content["counts"]["frames_scored"] >= 4
+    for group in content["groups"].values():
+        assert set(group["metric"]) == {"network", "constant median", "mean map"} and group["floor_constant_m"] > 0
+    assert set(content["probes"]) == {"blank", "first_bin", "reversed"} and content["settings"]["probe_every"] == 2
+    assert content["probed"]["frames"] == (content["counts"]["frames_scored"] + 1) // 2
+    for probe in content["probes"].values():
+        assert set(probe["metric"]) == set(METRICS) and probe["metric"] != content["probed"]["metric"]
+    page = Page((tmp_path / "a.html").read_text())
+    for text in (printed, page.text):
+        assert "outdoor_day2" in text and "reversed" in text and "blank" in text
+        assert f"{content['probes']['blank']['metric']['abs_rel']:.4f}" in text
+        assert f"{content['groups']['outdoor_day2']['metric']['mean map']['abs_rel']:.4f}" in text
+    assert not page.open and not page.tags["script"]
+    # Any recording of a split, and no other.
+    sets = ("--dataset", "mvsec", "--root", str(tmp_path / "mvsec"), "--split", "test_day")
+    assert main(["eval", *sets, *UNTRAINED, "--json", str(tmp_path / "b.json")]) == 0
+    assert list(json.loads((tmp_path / "b.json").read_text())["groups"]) == ["outdoor_day1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        ((), 2, "name either a bag, or a data set"),
+        (("bag", "--dataset", "mvsec"), 2, "name either a bag, or a data set"),
+        (("--dataset", "mvsec"), 2, "--dataset mvsec needs --root DIR"),
+        (("bag", "--samples", "3"), 2, "--samples is for data sets only"),
+        (("--dataset", "mvsec", "--root", ".", "--schedule", "node"), 2, "--schedule node is for a bag only"),
+        (("--dataset", "mvsec", "--root", "EMPTY", *UNTRAINED), 1, "there is no recording of this layout"),
+        (("--dataset", "mvsec", "--root", "EMPTY", "--split", "best", *UNTRAINED), 1, "EMPTY"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, text: str
+):
+    given = [str(tmp_path) if argument == "EMPTY" else argument for argument in arguments]
+    assert main(["eval", *given]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("sdt eval: ") and text.replace("EMPTY", str(tmp_path)) in error

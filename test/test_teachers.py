@@ -255,6 +255,7 @@ def test_frame_network_survives_the_disk_and_teaches(tmp_path):
         "head.safetensors",
         "model.safetensors",
     ]
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # who may read one may read all
     loaded, depth_range = load_frame_network(tmp_path, patch=8)
     assert depth_range == DepthRange(1, 50)
     images = frames(channels=1)

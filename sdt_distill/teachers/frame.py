@@ -212,6 +212,7 @@ def save_frame_network(
         }
         (new / CARD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         for name in (CONFIG, WEIGHTS, HEAD, CARD):
+            (new / name).chmod((new / CARD).stat().st_mode)  # safetensors makes its files private
             with (new / name).open("rb") as stream:
                 os.fsync(stream.fileno())
         for name in (CONFIG, WEIGHTS, HEAD, CARD):

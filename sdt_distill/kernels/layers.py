@@ -211,16 +211,13 @@ class _NormPool(torch.autograd.Function):
         rows = images * height // 2
         partial = np.empty((-(-rows // pool.ROWS), 2, scale.size), np.float32)
         around = np.tile(mean.numpy().astype(np.float32), width)
-        spread(
-            pool.pool_grad_moments, len(partial), x.numel(), array_of(x), grad, channels, scale, offset, around, partial
-        )
+        grad_x = torch.empty_like(x)  # first the gradient of the norm's output, then, in its place, of its input
+        values, size = array_of(grad_x), x.numel()
+        spread(pool.pool_grad, len(partial), size, array_of(x), grad, values, channels, scale, offset, around, partial)
         sums = partial.sum(0, dtype=np.float64).reshape(2, -1, channels).sum(1)
-        _, slope, constant = _gradient_coefficients(weight, mean, inverse, sums, x.numel() // channels)
-        grad_x = torch.empty_like(x)
-        spread(
-            pool.pool_grad_input, rows, x.numel(), array_of(x), grad, array_of(grad_x), channels, scale, offset,
-            np.tile(slope, width), np.tile(constant, width),
-        )  # fmt: skip
+        coefficients = _gradient_coefficients(weight, mean, inverse, sums, size // channels)
+        repeated = [_repeat(coefficient, channels) for coefficient in coefficients]
+        spread(norm.grad_input, -(-size // repeated[0].size), size, array_of(x), values, values, 1, size, *repeated)
         return grad_x, *_parameter_gradients(sums, inverse, weight), None, None
 
 

@@ -86,12 +86,31 @@ def _route(
 
 
 @njit(nogil=True, cache=True)
-def pool_grad_moments(
-    begin: int, end: int, x: Any, grad: Any, channels: int, scale: Any, offset: Any, around: Any, sums: Any
+def pool_grad(
+    begin: int,
+    end: int,
+    x: Any,
+    grad: Any,
+    grad_y: Any,
+    channels: int,
+    scale: Any,
+    offset: Any,
+    around: Any,
+    sums: Any,
 ) -> None:
-    """Sums of g and g * (x - around), g the gradient of the norm's output, for blocks of `ROWS` pooled rows.
+    """Write g, the gradient of the norm's output, and its sums, for blocks of `ROWS` pooled rows.
 
-    `sums` is [blocks, 2, W * channels] float32, written; the others are those of `pool`.
+    Args:
+        begin: first block.
+        end: last block, excluded.
+        x: input of the norm, flat, as in `pool`.
+        grad: gradient of the pooled values, flat.
+        grad_y: flat as `x`, written: g, which halves and quarters exactly in any of the formats.
+        channels: their number.
+        scale: [W * channels] float32.
+        offset: [W * channels] float32.
+        around: [W * channels] float32.
+        sums: [blocks, 2, W * channels] float32, written: sums of g and of g * (x - around).
     """
     width = scale.size
     up, down, tall = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
@@ -104,55 +123,20 @@ def pool_grad_moments(
             top = x[2 * row * width : (2 * row + 1) * width]
             bottom = x[(2 * row + 1) * width : (2 * row + 2) * width]
             _route(
-                top,
-                bottom,
-                grad[row * (width // 2) : (row + 1) * (width // 2)],
-                channels,
-                scale,
-                offset,
-                up,
-                down,
-                tall,
-            )
+                top, bottom, grad[row * (width // 2) : (row + 1) * (width // 2)],
+                channels, scale, offset, up, down, tall,
+            )  # fmt: skip
             for k in range(width):
                 first[k] += up[k] + down[k]
+            out = grad_y[2 * row * width : (2 * row + 1) * width]
+            for k in range(width):
+                out[k] = narrow(up[k], out[k])
+            out = grad_y[(2 * row + 1) * width : (2 * row + 2) * width]
+            for k in range(width):
+                out[k] = narrow(down[k], out[k])
             for k in range(width):
                 up[k] *= widen(top[k]) - around[k]
             for k in range(width):
                 down[k] *= widen(bottom[k]) - around[k]
             for k in range(width):
                 second[k] += up[k] + down[k]
-
-
-@njit(nogil=True, cache=True)
-def pool_grad_input(
-    begin: int,
-    end: int,
-    x: Any,
-    grad: Any,
-    grad_x: Any,
-    channels: int,
-    scale: Any,
-    offset: Any,
-    slope: Any,
-    constant: Any,
-) -> None:
-    """Write scale * g + slope * x + constant, the gradient of the norm's input, for pooled rows `begin` to `end`."""
-    width = scale.size
-    up, down, tall = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
-    for row in range(begin, end):
-        top = x[2 * row * width : (2 * row + 1) * width]
-        bottom = x[(2 * row + 1) * width : (2 * row + 2) * width]
-        _route(
-            top, bottom, grad[row * (width // 2) : (row + 1) * (width // 2)], channels, scale, offset, up, down, tall
-        )
-        for k in range(width):
-            up[k] = fma(up[k], scale[k], constant[k])
-        for k in range(width):
-            down[k] = fma(down[k], scale[k], constant[k])
-        out = grad_x[2 * row * width : (2 * row + 1) * width]
-        for k in range(width):
-            out[k] = narrow(fma(slope[k], widen(top[k]), up[k]), out[k])
-        out = grad_x[(2 * row + 1) * width : (2 * row + 2) * width]
-        for k in range(width):
-            out[k] = narrow(fma(slope[k], widen(bottom[k]), down[k]), out[k])

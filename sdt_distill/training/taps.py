@@ -98,15 +98,20 @@ class FrozenStatistics:
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """Batch norms normalise by the batch, as in training, and leave their running statistics alone."""
-        usual = [norm.track_running_stats for norm in self._norms]
+        """Batch norms normalise by the batch, as in training, and leave their running statistics as they are.
+
+        They do so by a momentum of 0 and not by `track_running_stats`: the pass must save what the first one saved.
+        """
+        usual = [(norm.momentum, norm.num_batches_tracked) for norm in self._norms]
         for norm in self._norms:
-            norm.track_running_stats = False
+            norm.momentum = 0.0
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked = norm.num_batches_tracked.clone()
         try:
             yield
         finally:
-            for norm, tracked in zip(self._norms, usual, strict=True):
-                norm.track_running_stats = tracked
+            for norm, (momentum, count) in zip(self._norms, usual, strict=True):
+                norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def recompute_in_backward(network: nn.Module, taps: Taps) -> None:

@@ -1,0 +1,323 @@
+"""The parts of the engine, each alone."""
+
+import argparse
+import errno
+import os
+import resource
+import signal
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+from training_runs import SMOKE, smoke, write_banks
+
+from sdt_distill.datasets import DatasetError, Sample
+from sdt_distill.training import Augmentation, AugmentConfig, ConfigError, Geometry, Taps, collate, engine, load_config
+from sdt_distill.training.batch import Fit, make_item
+from sdt_distill.training.cells import resize_nearest, resize_spikes
+from sdt_distill.training.command import add_parser
+from sdt_distill.training.config import OptimiserConfig, save_config
+from sdt_distill.training.data import Mixture, Source, spread_evenly
+from sdt_distill.training.engine import Trainer, TrainingError
+from sdt_distill.training.optimise import AveragedNetwork, learning_rate, make_optimiser
+from sdt_distill.training.state import StateError, load_state, save_state
+from sdt_distill.training.taps import recompute_in_backward
+from sdt_ros.network import NetworkConfig, build_network, synthetic_events
+
+TINY = NetworkConfig(embed_dim=16, depth=2, heads=2, mlp_ratio=2, head_widths=(8, 8, 8, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def banks(tmp_path_factory):
+    return write_banks(tmp_path_factory.mktemp("banks"), samples=8)
+
+
+def sample(height=24, width=32, index=0, frame=True):
+    rng = np.random.default_rng(index)
+    spikes = (rng.random((4, 2, height, width)) < 0.1).astype(np.uint8)
+    depth = rng.uniform(1, 20, (height, width)).astype(np.float32)
+    picture = rng.integers(0, 256, (height, width), dtype=np.uint8) if frame else None
+    return Sample(spikes, depth, 0, 0, "s", index, picture)
+
+
+def batch(count=4, height=24, width=32):
+    return collate([make_item(sample(height, width, k), f"d/s/{k}", k, Fit()) for k in range(count)])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optimiser.learning_rate=1", "unknown config key 'optimiser.learning_rate'; known here are lr, final_lr"),
+        ("loss.deep=1", "unknown config key 'loss.deep'; known here are depth"),
+        ("network.depht=1", "unknown network key 'depht'"),
+        ("run.steps=many", "'run.steps' is 'many', expected int"),
+        ("run.steps=0", "'steps' is 0, expected 1 or more"),
+        ("run.precision=half", "'precision' is 'half'"),
+        ("data.sources.3.path=x", "there is no '3'"),
+        ("data.sources.0.wieght=2", "unknown config key 'data.sources.0.wieght'"),
+        ("augment.drop=2", "augment key 'drop'"),
+        ("loss.proxy=1", "teacher.kind is 'none'"),
+        ("run.steps", "write key=value"),
+    ],
+)
+def test_config_refuses(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(SMOKE, [setting])
+
+
+def test_every_config_is_sound_and_reads_back(tmp_path):
+    for name in ("smoke", "tiny", "small", "sdt", "dsec_dino"):
+        path = SMOKE.with_stem(name)
+        config = load_config(path, ["optimiser.lr=1e-3"])
+        assert config.optimiser.lr == 1e-3
+        save_config(tmp_path / "config.yaml", config)
+        assert load_config(tmp_path / "config.yaml") == config
+        assert yaml.safe_load(path.read_text())["data"]
+
+
+def test_command_line_exits_2_for_a_wrong_key(capsys):
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    args = parser.parse_args(["train", "--config", str(SMOKE), "run.stesp=3"])
+    assert args.run(args) == 2
+    assert "unknown config key 'run.stesp'" in capsys.readouterr().err
+
+
+def test_spikes_fall_into_the_nodes_cells():
+    spikes = torch.from_numpy(sample(13, 17).spikes)
+    small = resize_spikes(spikes, (6, 9))
+    expected = torch.zeros(4, 2, 6, 9, dtype=torch.uint8)
+    for t, p, y, x in spikes.nonzero().tolist():
+        expected[t, p, y * 6 // 13, x * 9 // 17] = 1
+    assert torch.equal(small, expected)
+    depth = torch.arange(16.0).view(1, 4, 4)
+    assert torch.equal(resize_nearest(depth, (2, 2)), torch.tensor([[[5.0, 7], [13, 15]]]))
+
+
+def test_batches_are_cropped_padded_and_refuse_two_sizes():
+    items = [make_item(sample(20, 40), "a", 0, Fit(size=(24, 32))), make_item(sample(24, 32), "b", 1, Fit())]
+    both = collate(items)
+    assert both.spikes.shape == (2, 4, 2, 24, 32) and both.frame.shape == (2, 1, 24, 32)
+    assert both.depth[0, 0, :2].isnan().all() and not both.depth[0, 0, 2:22].isnan().any()
+    np.testing.assert_array_equal(both.spikes[0, :, :, 2:22].numpy(), sample(20, 40).spikes[..., 4:36])
+    with pytest.raises(DatasetError, match=r"b has spikes .* a has .*data.size"):
+        collate([make_item(sample(20, 40), "a", 0, Fit()), items[1]])
+
+
+def test_augmentation_depends_on_seed_and_number_alone():
+    config = AugmentConfig(flip_vertical=0.5, crop=(16, 20), zoom=1.3, blocks=2, noise=0.05, jitter=0.3)
+    whole, _ = Augmentation(config, 7)(batch())
+    half = batch()
+    parts = [collate([make_item(sample(index=k), f"d/s/{k}", k, Fit()) for k in pair]) for pair in ((0, 1), (2, 3))]
+    split = [Augmentation(config, 7)(each)[0] for each in parts]
+    assert torch.equal(whole.spikes, torch.cat([each.spikes for each in split]))
+    assert torch.equal(whole.depth, torch.cat([each.depth for each in split]))
+    other, _ = Augmentation(config, 8)(half)
+    assert not torch.equal(whole.spikes, other.spikes)
+    assert whole.spikes.dtype == torch.uint8 and whole.spikes.max() == 1 and whole.spikes.shape[-2:] == (16, 20)
+
+
+def test_no_augmentation_changes_nothing():
+    before = batch()
+    after, geometry = Augmentation(AugmentConfig.none(), 0)(before)
+    assert torch.equal(after.spikes, before.spikes) and torch.equal(after.depth, before.depth)
+    features = torch.rand(4, 3, 5, 6)
+    assert geometry.is_identity and geometry.apply(features) is features
+
+
+@pytest.mark.parametrize("crop", [None, (16, 20)])
+def test_geometry_moves_maps_as_the_batch(crop):
+    config = AugmentConfig(
+        flip_horizontal=0.5, flip_vertical=0.5, crop=crop, polarity_swap=0, drop=0, noise=0, jitter=0
+    )
+    before = batch(8)
+    after, geometry = Augmentation(config, 3)(before)
+    assert geometry.flips.any(0).all() and not geometry.flips.all(0).any()  # some of each are flipped, some not
+    moved = geometry.apply(before.depth)  # a map of the batch's own resolution moves exactly
+    torch.testing.assert_close(moved, after.depth, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(geometry.apply(before.depth, "nearest"), after.depth)
+
+
+def test_zoom_keeps_depth_unless_asked():
+    geometry = dict(flip_horizontal=0, polarity_swap=0, drop=0, noise=0, jitter=0, threshold=1, crop=(16, 20), zoom=1.5)
+    kept, moved = Augmentation(AugmentConfig(**geometry), 1)(batch())
+    assert len(set(moved.boxes[:, 2].tolist())) > 1
+    assert set(kept.depth[0].flatten().tolist()) <= set(batch().depth[0].flatten().tolist())
+    divided, _ = Augmentation(AugmentConfig(**geometry, zoom_depth=True), 1)(batch())
+    ratio = kept.depth[0] / divided.depth[0]
+    torch.testing.assert_close(ratio, ratio[0, 0, 0].expand_as(ratio))
+    assert 16 / ratio[0, 0, 0] == pytest.approx(int(moved.boxes[0, 2]), abs=0.51)
+
+
+def test_spike_augmentations_do_what_they_say():
+    spikes = torch.from_numpy((np.random.default_rng(0).random((4, 2, 200, 200)) < 0.3).astype(np.uint8))
+    off = dict(flip_horizontal=0, polarity_swap=0, drop=0, noise=0, jitter=0, threshold=1)
+
+    def vary(**values):
+        return Augmentation(AugmentConfig(**{**off, **values}), 0)._vary_spikes(spikes, np.random.default_rng(5))
+
+    assert torch.equal(vary(polarity_swap=1), spikes.flip(1))
+    thinner = vary(threshold=3)
+    assert not (thinner & ~spikes).any() and thinner[:, 0].sum() != thinner[:, 1].sum()
+    assert thinner.sum() < 0.95 * spikes.sum()
+    assert (vary(noise=0.2) & spikes).equal(spikes) and vary(noise=0.2).sum() > spikes.sum()
+    jittered = vary(jitter=1.0)
+    assert not torch.equal(jittered, spikes)
+    assert (jittered.sum(0) <= spikes.sum(0)).all()  # moved or lost, never made
+    blocked = vary(blocks=3)
+    assert not (blocked & ~spikes).any()
+
+
+class Numbers:
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return sample(index=index)
+
+
+def test_mixture_shows_each_sample_once_an_epoch_and_keeps_weights():
+    sources = [Source("a", Numbers(30), 3.0, Fit()), Source("b", Numbers(7), 1.0, Fit(), in_order=True)]
+    mixture = Mixture(sources, 4)
+    places = [mixture.place(number) for number in range(2048)]
+    of_a = [index for k, index in places if k == 0]
+    of_b = [index for k, index in places if k == 1]
+    assert len(of_a) == 1536
+    assert all(sorted(of_a[first : first + 30]) == list(range(30)) for first in range(0, 1500, 30))
+    assert of_a[:30] != of_a[30:60]
+    assert of_b[:14] == [*range(7), *range(7)]
+    again = Mixture(sources, 4)
+    assert [again.place(n) for n in (2000, 3, 1100)] == [places[n] for n in (2000, 3, 1100)]
+    assert spread_evenly(sources, 3) == [(0, 0), (0, 18), (1, 6)]
+
+
+def test_learning_rate_and_decay():
+    config = OptimiserConfig(lr=1.0, final_lr=0.1, warmup_steps=10, weight_decay=0.3)
+    rates = [learning_rate(step, 110, config) for step in range(111)]
+    assert rates[0] == 0.1 and rates[9] == 1 == rates[10] and rates[110] == pytest.approx(0.1)
+    assert rates[60] == pytest.approx(0.55) and rates[10:] == sorted(rates[10:], reverse=True)
+    network = build_network(TINY)
+    decaying, others = make_optimiser([network], config).param_groups
+    plain = {id(p) for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    assert plain <= {id(p) for p in others["params"]} and decaying["weight_decay"] == 0.3
+    assert len(decaying["params"]) + len(others["params"]) == len(list(network.parameters()))
+
+
+def test_average_follows_weights_and_statistics():
+    network = build_network(TINY)
+    average = AveragedNetwork(network, 0.5)
+    first = average.network.stem.position.conv.weight.clone()
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            tensor.add_(1)
+    average.update(network, 100)
+    torch.testing.assert_close(average.network.stem.position.conv.weight, first + 0.5)
+    torch.testing.assert_close(
+        average.network.stem.position.bn.running_mean, network.stem.position.bn.running_mean - 0.5
+    )
+
+
+def test_recomputing_changes_no_gradient_statistic_or_rate():
+    spikes = synthetic_events(4, 48, 64)
+    found = []
+    for recomputes in (False, True):
+        torch.manual_seed(0)
+        network = build_network(TINY)
+        taps = Taps(network, ["blocks.1"])
+        if recomputes:
+            recompute_in_backward(network, taps)
+        depth = network(spikes)
+        rates = {name: rate.item() for name, rate in taps.rates.items()}
+        (depth.square().mean() + taps.features["blocks.1"].square().mean() + sum(taps.rates.values())).backward()
+        gradients = [p.grad for p in network.parameters()]
+        found.append((gradients, network.state_dict(), rates, len(taps.rates)))
+    (plain, saved, rates, _), (again, state, recomputed, _) = found
+    for one, two in zip(plain, again, strict=True):
+        torch.testing.assert_close(one, two)
+    for name, tensor in saved.items():
+        torch.testing.assert_close(state[name], tensor)
+    assert recomputed == rates and "stem.neurons.0" in rates
+
+
+def test_taps_name_what_is_there():
+    network = build_network(TINY)
+    taps = Taps(network, ["blocks.0"])
+    assert taps.channels(network, 4) == {"blocks.0": 16} and network.training
+    with pytest.raises(ValueError, match=r"no module 'blocks.9'.*blocks.1"):
+        Taps(network, ["blocks.9"])
+
+
+def test_state_is_old_or_new(tmp_path):
+    path = tmp_path / "state.safetensors"
+    save_state(path, {"a": torch.arange(3)}, {"step": 1})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))  # as a full disk: a part is written, then an error
+        with pytest.raises(OSError) as failure:
+            save_state(path, {"a": torch.zeros(10_000)}, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert failure.value.errno == errno.EFBIG
+    tensors, values = load_state(path)
+    assert values == {"step": 1} and torch.equal(tensors["a"], torch.arange(3))
+    assert list(tmp_path.iterdir()) == [path]
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(StateError, match="damaged"):
+        load_state(path)
+
+
+def test_full_disk_keeps_the_previous_state_and_says_so(banks, tmp_path, monkeypatch, caplog):
+    trainer = Trainer(smoke(banks, "run.steps=6", "run.save_every=2", "data.validation=[]"), tmp_path)
+
+    def full(path, tensors, values):
+        if values["step"] == 2:
+            save_state(path, tensors, values)
+        else:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(engine, "save_state", full)
+    with pytest.raises(TrainingError, match=r"step 6 was not written.*No space left.*state of step 2 is kept"):
+        trainer.run(progress=False)
+    assert "state of step 4 was not written" in caplog.text and "state of step 2 is kept" in caplog.text
+    assert load_state(tmp_path / "state.safetensors")[1]["step"] == 2
+
+
+def test_dead_and_saturated_layers_are_named(banks, tmp_path, caplog):
+    trainer = Trainer(smoke(banks, "run.steps=2", "run.save_every=1", "data.validation=[]"), tmp_path)
+    with torch.no_grad():
+        trainer.network.blocks[0].mlp.expand.bn.weight.zero_()
+        trainer.network.blocks[0].mlp.expand.bn.bias.fill_(-5)
+        trainer.network.blocks[1].mlp.expand.bn.bias.fill_(50)
+    trainer.run(progress=False)
+    assert "layer blocks.0.mlp.hidden_neurons is dead, it fires at 0.000 %" in caplog.text
+    assert "layer blocks.1.mlp.hidden_neurons is saturated, it fires at 100.000 %" in caplog.text
+
+
+def test_a_state_of_another_network_is_refused(banks, tmp_path):
+    Trainer(smoke(banks, "run.steps=1", "data.validation=[]"), tmp_path).run(progress=False)
+    with pytest.raises(StateError, match=r"another run: its network is .*Choose another --out"):
+        Trainer(smoke(banks, "network.embed_dim=16"), tmp_path)
+
+
+def test_bad_sources_are_told(banks, tmp_path):
+    with pytest.raises(ConfigError, match=r"'data.sources' is empty"):
+        Trainer(smoke(banks, "data.sources=[]"), tmp_path)
+    with pytest.raises(DatasetError, match="there is nothing at"):
+        Trainer(smoke(banks, "data.sources.0.path=/nowhere"), tmp_path)
+    with pytest.raises(ConfigError, match="of kind 'dsce'; known are dsec"):
+        Trainer(smoke(banks, "data.sources.0.kind=dsce"), tmp_path)
+    with pytest.raises(ValueError, match="is larger than the samples"):
+        Trainer(smoke(banks, "augment.crop=[64, 64]", "data.validation=[]"), tmp_path).run(progress=False)
+
+
+def test_geometry_halves_coarse_maps_with_the_crop():
+    geometry = Geometry((32, 32), (16, 16), torch.tensor([[16, 0, 16, 16]]), torch.tensor([[False, True]]))
+    features = torch.arange(16.0).view(1, 1, 4, 4)
+    assert geometry.apply(features).tolist() == [[[[9.0, 8.0], [13.0, 12.0]]]]

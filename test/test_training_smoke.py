@@ -1,0 +1,140 @@
+"""Whole runs of the smoke config: with teachers, killed, and in two processes."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_runs import SMOKE, settings, smoke, write_banks
+
+from sdt_distill.training.engine import Trainer, TrainingError
+from sdt_distill.training.log import read_log
+from sdt_ros.runtime import DepthEstimator
+
+ONNX = Path(__file__).parents[2] / "shared/data/teacher/tcmonodepth_tcsmallnet_192x320.onnx"
+
+
+@pytest.fixture(scope="module")
+def banks(tmp_path_factory):
+    return write_banks(tmp_path_factory.mktemp("banks"))
+
+
+def losses(folder, key="loss"):
+    return [row[key] for row in read_log(folder) if row["kind"] == "train"]
+
+
+def train(config, out):
+    return Trainer(config, out).run(progress=False)
+
+
+def start(banks, out, *more, launcher=("-m",)):
+    command = [sys.executable, *launcher, "sdt_distill.cli", "train", "--config", SMOKE, "--out", out]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*map(str, command), *settings(banks, *more)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def test_learns_and_the_node_loads_it(banks, tmp_path):
+    outcome = train(smoke(banks), tmp_path)
+    assert outcome.finished and outcome.step == 40
+    curve = losses(tmp_path)
+    assert len(curve) == 40
+    assert np.mean(curve[-8:]) < 0.7 * np.mean(curve[:4])
+    estimator = DepthEstimator.from_checkpoint(tmp_path / "best.safetensors", device="cpu")
+    assert estimator.card.steps == 40 and estimator.card.input_scale == 0.25
+    assert estimator.card.scores["validation"]["rmse_log"] == pytest.approx(outcome.scores.mean["rmse_log"])
+    page = (tmp_path / "summary.html").read_text()
+    assert "data:image/png" in page and "stem.neurons.0" in page
+    assert (tmp_path / "examples.png").stat().st_size > 1000
+
+
+def test_learns_from_dinov2(banks, tmp_path):
+    pytest.importorskip("transformers", reason="needs the extra distill")
+    from teacher_models import save_dino
+
+    save_dino(tmp_path / "dinov2", patch=14)
+    teacher = f"{{kind: dino, weights: {tmp_path}/dinov2, patch: 14, layers: [layer.2, last], cache: {tmp_path}/cache}}"
+    loss = "{feature: 1, similarity: 1, pairs: [[blocks.0, layer.2], [blocks.1, last]]}"
+    train(smoke(banks, f"teacher={teacher}", f"loss={loss}", "run.steps=30"), tmp_path / "run")
+    for part in ("loss", "feature", "similarity"):
+        curve = losses(tmp_path / "run", part)
+        assert np.mean(curve[-6:]) < np.mean(curve[:6]), part
+    indices = [json.loads(path.read_text())["frames"] for path in (tmp_path / "cache").glob("*/*.json")]
+    frames = [key for each in indices for key in each]
+    assert len(frames) == len(set(frames)) == 24  # each frame once, whatever was done to the batch
+
+
+def test_learns_from_an_onnx_teacher(banks, tmp_path):
+    if not ONNX.is_file():
+        pytest.skip(f"no teacher at {ONNX}")
+    pytest.importorskip("onnxruntime", reason="needs the extra distill")
+    teacher = f"{{kind: onnx, weights: {ONNX}, pixels: byte, depth: relative, cache: {tmp_path}}}"
+    more = (f"teacher={teacher}", "loss={depth: 0, gradient: 0, proxy: 1}", "run.steps=30")
+    train(smoke(banks, *more), tmp_path / "run")
+    curve = losses(tmp_path / "run", "proxy")
+    assert np.mean(curve[-6:]) < np.mean(curve[:6])
+
+
+def test_a_killed_run_goes_on_to_the_bit(banks, tmp_path):
+    more = ("run.steps=20", "run.save_every=4", "run.log_every=1", "data.validation=[]", "augment.crop=[32, 48]")
+    train(smoke(banks, *more), tmp_path / "whole")
+    killed = start(banks, tmp_path / "killed", *more)
+    deadline = time.monotonic() + 60
+    while len(losses(tmp_path / "killed")) < 7 and time.monotonic() < deadline and killed.poll() is None:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    output = killed.communicate()[0]
+    assert killed.returncode == -signal.SIGKILL, output
+    before = losses(tmp_path / "killed")
+    assert 7 <= len(before) < 20
+    trainer = Trainer(smoke(banks, *more), tmp_path / "killed")
+    assert 4 <= trainer.step < 20 and trainer.step % 4 == 0
+    trainer.run(progress=False)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    weights = [(tmp_path / name / "last.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+def test_two_processes_are_one_with_twice_the_batch(banks, tmp_path):
+    more = ("run.steps=6", "run.log_every=1", "augment.crop=[32, 48]")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    both = start(banks, tmp_path / "two", *more, "run.batch=2", launcher=launcher)
+    output = both.communicate(timeout=120)[0]
+    assert both.returncode == 0, output
+    train(smoke(banks, *more, "run.batch=4"), tmp_path / "one")
+    for part in ("loss", "depth", "rate"):
+        assert losses(tmp_path / "two", part) == pytest.approx(losses(tmp_path / "one", part), abs=1e-4), part
+    validations = [next(r for r in read_log(tmp_path / n) if r["kind"] == "validation") for n in ("one", "two")]
+    assert validations[0]["rmse_log"] == pytest.approx(validations[1]["rmse_log"], rel=1e-3)
+
+
+def test_stops_at_nan_and_names_the_batch(banks, tmp_path, monkeypatch):
+    trainer = Trainer(smoke(banks, "run.save_every=5", "run.log_every=5"), tmp_path)
+    stepped = trainer._optimiser.step
+
+    def step(*args):
+        stepped(*args)
+        if trainer.step == 6:  # what a learning rate far too high does
+            next(trainer.network.parameters()).data.fill_(math.nan)
+
+    monkeypatch.setattr(trainer._optimiser, "step", step)
+    with pytest.raises(TrainingError, match=r"step 8: .* is NaN or infinite; the state of step 5 .* kept.*train-.*/\d"):
+        trainer.run(progress=False)
+    again = Trainer(smoke(banks), tmp_path)
+    assert again.step == 5
+    assert all(torch.isfinite(tensor).all() for tensor in again.network.state_dict().values())
+
+
+def test_time_over_saves_and_goes_on(banks, tmp_path):
+    outcome = Trainer(smoke(banks, "data.validation=[]"), tmp_path).run(max_minutes=1e-9, progress=False)
+    assert not outcome.finished and outcome.step == 1
+    assert Trainer(smoke(banks), tmp_path).step == 1

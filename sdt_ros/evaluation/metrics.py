@@ -82,20 +82,12 @@ class Comparison:
         log_p = np.log(p) if log_prediction is None else np.ascontiguousarray(log_prediction, np.float64)
         cells = np.zeros((len(_EDGES) + 1, _QUANTITIES))
         _add_up(p, self.truth, log_p, self._log, scale, math.log(scale), _EDGES, cells)
-        whole = _means(cells)
-        for limit in NEAR_M:
-            near = cells[: _cell(limit)].sum(0)
-            whole[f"mae_{limit}m"] = float(near[_ABSOLUTE] / near[0]) if near[0] else math.nan
         bands = []
-        for near_m, far_m in BANDS_M:
-            inside = cells[_cell(near_m) : _cell(far_m)]
-            band = _means(inside)
-            for limit in NEAR_M:
-                near = cells[_cell(near_m) : max(_cell(near_m), min(_cell(far_m), _cell(limit)))].sum(0)
-                band[f"mae_{limit}m"] = float(near[_ABSOLUTE] / near[0]) if near[0] else math.nan
-            band["pixels"] = float(inside[:, 0].sum())
+        for first, behind in _BAND_CELLS:
+            band = _means(cells, first, behind)
+            band["pixels"] = float(cells[first:behind, 0].sum())
             bands.append(band)
-        return whole, bands
+        return _means(cells, 0, len(cells)), bands
 
     def scale_of(self, prediction: np.ndarray) -> float:
         """The factor that makes the median of a guess that of the truth."""
@@ -116,13 +108,16 @@ def _cell(edge_m: float) -> int:
     return int(np.searchsorted(_EDGES, edge_m, "left")) + (edge_m > 0)
 
 
-def _means(cells: np.ndarray) -> dict[str, float]:
-    sums = cells.sum(0)
+_BAND_CELLS = tuple((_cell(near), _cell(far)) for near, far in BANDS_M)
+_NEAR_CELLS = tuple(_cell(limit) for limit in NEAR_M)
+
+
+def _means(cells: np.ndarray, first: int, behind: int) -> dict[str, float]:
+    """The metrics of the pixels in some of the cells."""
+    sums = cells[first:behind].sum(0)
     if not sums[0]:
         return dict.fromkeys(METRICS, math.nan)
-    _, rel, sq, sq_squared, squared, log_squared, log, one, two, three, absolute, error = (
-        float(value) for value in sums / sums[0]
-    )
+    _, rel, sq, sq_squared, squared, log_squared, log, one, two, three, absolute, error = (sums / sums[0]).tolist()
     values = {
         "abs_rel": rel,
         "sq_rel": sq,
@@ -136,7 +131,10 @@ def _means(cells: np.ndarray) -> dict[str, float]:
         "mean_abs_error": absolute,
         "mean_error": error,
     }
-    return {name: values.get(name, math.nan) for name in METRICS}
+    for limit, cell in zip(NEAR_M, _NEAR_CELLS, strict=True):
+        pixels, near = cells[first : max(first, min(behind, cell)), (0, _ABSOLUTE)].sum(0).tolist()
+        values[f"mae_{limit}m"] = near / pixels if pixels else math.nan
+    return {name: values[name] for name in METRICS}
 
 
 @njit(nogil=True, cache=True)

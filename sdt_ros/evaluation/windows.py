@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from sdt_ros.events import EVENT_DTYPE, EventPacket, SensorClock
 from sdt_ros.events.codecs import state as s
@@ -164,13 +165,11 @@ class StampedWindows:
         rows, columns = (max(1, round(side * self._scale)) for side in (height, width))
         spikes = np.zeros((self._bins, 2, rows, columns), np.uint8)
         total = 0
+        row = np.arange(height) * rows // height
+        column = np.arange(width) * columns // width
         for chunk in self._chunks:
-            events = chunk[(chunk["t"] >= start) & (chunk["t"] < end)]
-            t_bin = np.searchsorted(edges, events["t"], "right") - 1
-            y = events["y"].astype(np.int64) * rows // height
-            x = events["x"].astype(np.int64) * columns // width
-            spikes[t_bin, events["p"], y, x] = 1
-            total += events.size
+            t, x, y, p = (chunk[name] for name in ("t", "x", "y", "p"))
+            total += _set_spikes(t, x, y, p, np.array(edges), row, column, spikes)
         return StampedWindow(number, spikes, total)
 
     def _forget(self) -> None:
@@ -180,3 +179,18 @@ class StampedWindows:
         needed = self._end_us(self._next) - self._window_us - _SLACK_US
         while self._chunks and int(self._chunks[0]["t"].max()) < needed:
             self._chunks.popleft()
+
+
+@njit(nogil=True, cache=True)
+def _set_spikes(t, x, y, p, edges, row, column, spikes):  # type: ignore[no-untyped-def]
+    """Set the cells of the events between the first edge and the last; returns how many events these are."""
+    count = 0
+    last = edges.size - 1
+    for i in range(t.size):
+        if edges[0] <= t[i] < edges[last]:
+            t_bin = 0
+            while t[i] >= edges[t_bin + 1]:
+                t_bin += 1
+            spikes[t_bin, p[i], row[y[i]], column[x[i]]] = 1
+            count += 1
+    return count

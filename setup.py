@@ -18,6 +18,7 @@ from generate import BuildInterfaces, MessagePackage  # noqa: E402
 DATASETS = ["h5py>=3.8", "hdf5plugin>=4.0"]  # DSEC and MVSEC are hdf5, DSEC with blosc and zstd
 
 DISTILL = ["transformers>=4.56", "onnxruntime>=1.18"]  # teachers: DINOv2 and DINOv3, ONNX depth networks
+TRAIN = ["tensorboard>=2.16"]  # training runs without it, and says so
 
 if policy.builds_interfaces():
     BuildInterfaces.packages = [
@@ -32,7 +33,8 @@ setup(
         "ros": policy.ros_extra(),
         "datasets": DATASETS,
         "distill": [*DATASETS, *DISTILL],
-        "bench": ["evt3>=0.4"],  # a peer to compare with
+        "train": [*DATASETS, *DISTILL, *TRAIN],
+        "bench": ["evt3>=0.4", "mujoco>=3.1", *DATASETS],  # peers to compare with
         # spikingjelly is a test dependency too, but asks for torchvision: the Makefile installs it without.
         "test": [
             "pytest>=7.4",
@@ -45,6 +47,7 @@ setup(
             "onnx>=1.16",  # makes the networks that the ONNX teacher is tested with
             *DATASETS,
             *DISTILL,
+            *TRAIN,
             *policy.test_wheels(),
         ],
     },

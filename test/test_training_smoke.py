@@ -1,5 +1,6 @@
 """Whole runs of the smoke config: with teachers, killed, and in two processes."""
 
+import importlib.util
 import json
 import math
 import os
@@ -55,6 +56,9 @@ def test_learns_and_the_node_loads_it(banks, tmp_path):
     page = (tmp_path / "summary.html").read_text()
     assert "data:image/png" in page and "stem.neurons.0" in page
     assert (tmp_path / "examples.png").stat().st_size > 1000
+    if importlib.util.find_spec("tensorboard"):
+        (events,) = (tmp_path / "tensorboard").iterdir()
+        assert events.stat().st_size > 10_000
 
 
 def test_learns_from_dinov2(banks, tmp_path):

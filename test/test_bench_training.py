@@ -19,10 +19,11 @@ spikingjelly = pytest.importorskip("spikingjelly", reason="spikingjelly is not i
 
 def test_figures_are_of_all_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "new/bench.json"
-    arguments = ["--size", "32x16", "--batch", "2", "--rounds", "1", "--json", str(file)]
+    arguments = ["--size", "32x16", "--batch", "2", "--rounds", "1", "--cpu-time", "--json", str(file)]
     assert main(["bench", "training", *arguments]) == 0
     figures = json.loads(file.read_text())
     assert (figures["width"], figures["height"], figures["batch"]) == (32, 16, 2)
+    assert figures["cpu_time"] is True
     assert figures["ratio"] == pytest.approx(figures["samples_s"] / figures["peer_samples_s"])
     assert figures["eager_ratio"] == pytest.approx(figures["samples_s"] / figures["eager_samples_s"])
     assert 0 < figures["kept_mb"] < figures["eager_kept_mb"] < figures["peer_kept_mb"]

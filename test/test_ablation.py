@@ -67,11 +67,16 @@ def test_arms_differ_in_what_is_asked_and_nothing_else(base: TrainingConfig, nam
     assert values[0] == to_plain(base)["network"].get(key, values[0]), "the first arm is the config itself"
 
 
-def test_peers_are_what_their_arms_say(base: TrainingConfig) -> None:
-    trials = plan(QUESTIONS["peer"], base, None, 1, Path("out"))
+def test_peers_are_what_their_arms_say(base: TrainingConfig, config_file: Path) -> None:
+    with pytest.raises(AblationError, match=r"'e2depth': there is a peer of equal size for presets only"):
+        plan(QUESTIONS["peer"], base, None, 1, Path("out"))
+    tiny = load_config(config_file, ["network=sdt_tiny"])
+    trials = plan(QUESTIONS["peer"], tiny, None, 1, Path("out"))
     networks = [build(trial.config.network, trial.config.data.bins) for trial in trials]
     assert [isinstance(network, AnnTwin) for network in networks] == [False, True, False]
     assert isinstance(networks[2], E2Depth)
+    sizes = [sum(p.numel() for p in network.parameters()) for network in networks]
+    assert max(sizes) < 1.01 * min(sizes)
     assert trials[0].config.run.steps == 2
 
 

@@ -82,7 +82,10 @@ def _taught(plain: Plain) -> Plain:
 
 
 def _peer(plain: Plain) -> Plain:
-    name = _spiking(plain)["name"]
+    network = _spiking(plain)
+    if resized := sorted(set(network) - {"name", "neuron", "attention"}):
+        raise ValueError(f"there is a peer of equal size for presets only: leave out network key {resized[0]!r}")
+    name = network["name"]
     plain = copy.deepcopy(plain)
     plain["network"] = name.replace("sdt", "e2depth")
     # A teacher's layers are compared with the deepest encoder, where the network has no blocks.

@@ -20,12 +20,15 @@ from evaluation_bag import HEIGHT, TRUTH_TOPIC, WIDTH, ramp, stamps_20hz, write_
 
 from sdt_ros.bags import BagWriter, open_bag, parse_event_packet, serialize_event_packet, spike_windows
 from sdt_ros.cli import main
+from sdt_ros.demo.scoring import score_and_draw
 from sdt_ros.evaluation import EvaluationError, frame_metrics, protocols
+from sdt_ros.evaluation.expected import expect
 from sdt_ros.evaluation.published import Live, Received, activity_of, score_published
 from sdt_ros.evaluation.recording import RecordingSource
 from sdt_ros.evaluation.rectify import Rectifier
 from sdt_ros.evaluation.score import Scorer, Scores
 from sdt_ros.evaluation.spool import Spool
+from sdt_ros.evaluation.table import table
 from sdt_ros.evaluation.truth import read_truth
 from sdt_ros.events import WindowConfig
 from sdt_ros.simulation.patterns import EVENTS_TOPIC, INFO_TOPIC, START_NS
@@ -44,6 +47,7 @@ def stats(stamp_ns: int, latency_ms: float, **others: object) -> SimpleNamespace
     """What the statistics of a depth image say, as far as it matters here."""
     stamp = SimpleNamespace(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
     known = {"windows_skipped": 0, "packets_lost": 0, "firing_layers": [], "firing_rates": [], "energy_mj": np.nan}
+    known |= {"runtime": "sdt_tiny on paper", "trained": False}
     return SimpleNamespace(header=SimpleNamespace(stamp=stamp), latency_ms=latency_ms, **(known | others))
 
 
@@ -118,6 +122,17 @@ def test_rates_are_those_measured_last():
         stats(1, 1.0, firing_layers=["a"], firing_rates=[0.25], energy_mj=2.0), stats(2, 1.0)
     ]  # fmt: skip
     assert activity_of(measured).firing_rates == {"a": 0.25} and activity_of(measured).energy_mj == 2.0
+
+
+def test_the_demo_scores_by_the_same_mechanism(bag: Path):
+    windows = WindowConfig(50.0, 4, 20.0, 100)
+    expected = expect(bag, windows, 1.0)
+    stamps = [window.stamp_ns for window in expected.windows][1:]
+    content, page = score_and_draw(bag, received(stamps, [10.0] * len(stamps)), expected, windows)
+    live, _, scores = judged(bag, received(stamps, [10.0] * len(stamps)))
+    assert content["live"] == live.as_dict() and content["live"]["missing"] == 1
+    assert content["metric"]["network"]["abs_rel"] == scores.total.metric["network"]["abs_rel"].mean
+    assert "1 missing" in table(content) and "1 missing" in page and "UNTRAINED" in page
 
 
 # --- on a real graph --------------------------------------------------------------------------------------------------

@@ -75,11 +75,9 @@ def test_the_nearest_of_several_is_seen_and_named():
 MUJOCO_KINDS = {BOX: "box", SPHERE: "sphere", CYLINDER: "cylinder"}
 
 
-@pytest.mark.parametrize(("family", "seed"), [*((family, 3) for family in FAMILIES), ("driving", 11)])
-def test_depth_equals_that_of_mujoco(family, seed):
+def mujoco_depth(scene, t):
+    """Depth [48, 64] of a batch of one as SMALL sees it, by MuJoCo's rays."""
     mujoco = pytest.importorskip("mujoco", reason="the independent ray caster is MuJoCo's: pip install mujoco")
-    scene, t = sample_scenes(family, 1, 1.0, seed, 4), seconds(0.7)
-    seen = Renderer(SMALL).render(scene, zeros(1), t, brightness=False).depth[0].double().numpy()
     rotation, centre = (part[0].numpy() for part in scene.object_pose(zeros(1), t))
     eye, position = (part[0].numpy() for part in scene.path.pose(zeros(1), t))
     spec = mujoco.MjSpec()
@@ -119,6 +117,14 @@ def test_depth_equals_that_of_mujoco(family, seed):
             found = found[0] if isinstance(found, tuple) else found
             if found >= 0:
                 expected[row, column] = found / length  # z = 1 along the ray's own direction
+    return expected
+
+
+@pytest.mark.parametrize(("family", "seed"), [*((family, 3) for family in FAMILIES), ("driving", 11)])
+def test_depth_equals_that_of_mujoco(family, seed):
+    scene, t = sample_scenes(family, 1, 1.0, seed, 4), seconds(0.7)
+    seen = Renderer(SMALL).render(scene, zeros(1), t, brightness=False).depth[0].double().numpy()
+    expected = mujoco_depth(scene, t)
     agree = np.isclose(seen, expected, rtol=1e-4, atol=0) | (np.isinf(seen) & np.isinf(expected))
     # Where a ray grazes an edge, rounding decides what it meets.
     assert agree.mean() > 0.999, f"{(~agree).sum()} pixels differ"

@@ -26,18 +26,16 @@ CENTRE, ROTATION, HALF, VELOCITY, SWING, SWING_HZ, SWING_PHASE, YAW_RATE, KIND, 
     *(0, 3, 12, 15, 18, 21, 22, 23, 24, 25),
 )
 # Columns of a material, float32; `base` is an array of its own.
-OUTWARD, FLAT, ROUND, TUBE, FACTOR, FOOTPRINT, TILING, SHIFT, CONTRAST, ALBEDO, GLOSS, CONTACT, MATERIAL_COLUMNS = (
-    *(3, 6, 7, 8, 9, 12, 13, 14, 16, 17, 18, 19, 20),
+OUTWARD, FLAT, ROUND, TUBE, FACTOR, FOOTPRINT, TILING, SHIFT, CONTRAST, ALBEDO, MATERIAL_COLUMNS = (
+    *(3, 6, 7, 8, 9, 12, 13, 14, 16, 17, 18),
 )
 # Columns of a pose: camera to object, camera in the object's axes, light in the object's axes, light from everywhere.
 TURN, ORIGIN, LIGHT, AMBIENT, POSE_COLUMNS = 0, 9, 12, 15, 16
 # Columns of the light, float64.
 LIGHTS = 8
 # Rows of the scratch memory of a tile, in floats: one base and constant distances let LLVM prove what overlaps.
-_DEPTH, _U, _V, _LEVEL, _GAIN, _TEXEL, _FX0, _FY0, _FX1, _FY1, _PART, _SEEN, _BEFORE, _SHINE = (
-    AREA * k for k in range(14)
-)
-SCRATCH = 14 * AREA
+_DEPTH, _U, _V, _LEVEL, _GAIN, _TEXEL, _FX0, _FY0, _FX1, _FY1, _PART, _BEFORE = (AREA * k for k in range(12))
+SCRATCH = 12 * AREA
 _HIT, _BASE, _ROW0, _ROW1, _FIRED = (AREA * k for k in range(5))
 INT_SCRATCH = 5 * AREA
 # Rows of the state of a tile's pixels.

@@ -66,7 +66,7 @@ class Randomisation:
     light: Range = (0.1, 1.5)
     contrast: Range = (0.5, 1.6)
     tiling: Range = (0.5, 2.0)
-    exposure: Range = (0.6, 1.6)
+    exposure: Range = (0.6, 1.3)
 
     def __post_init__(self) -> None:
         for name, (least, most) in _LIMITS.items():

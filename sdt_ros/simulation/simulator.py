@@ -281,6 +281,7 @@ class Simulator:
         every = torch.arange(batch, device=device)
         sensor = EventSensor(sensor_config, self._render(renderer, scene, every, start).seen(), start, generator)
         counts = [len(each) for each in times]
+        sensor.lean(self._render(renderer, scene, every, torch.stack([each[0] for each in times])).seen())
         step = 0
         while step < counts[0]:
             active = sum(count > step for count in counts)
@@ -407,6 +408,8 @@ class EventCamera:
         for part in times.split(self._views_at_once):
             views = self.views(part.tolist())
             for t, image in zip(part, views.seen(), strict=True):
+                if self.frames == 1 and t == times[0]:
+                    self._sensor.lean(image[None])
                 self._sensor.step(image[None], t[None], self._events)
         self.last = Views(views.depth[-1:], views.hit[-1:], views.seen()[-1:])
         self.frames += len(times)

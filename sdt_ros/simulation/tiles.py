@@ -14,6 +14,7 @@ from numba import njit
 from sdt_ros.simulation import kernels as _k
 from sdt_ros.simulation.kernels import ABOVE, AREA, LAST_SEEN, LAST_US, LEAK, NOISE_US, OFF, ON, SIDE
 from sdt_ros.simulation.scenes import PLANE
+from sdt_ros.simulation.sensor import LATELY
 
 _f = np.float32
 _0, _1 = _f(0), _f(1)
@@ -71,6 +72,23 @@ def start_pixels(brightness, offset, now_us, pixels, config, seed, state, clock)
         elif config[C_SHOT] > 0:
             wait = -math.log(_uniform(_mix(seed, pixel, 5))) * 1e6 / config[C_SHOT]
             clock[NOISE_US + i] = now_us + np.int64(min(wait, 1e15))
+
+
+@njit(cache=True, error_model="numpy")
+def lean_pixels(w, state):  # type: ignore[no-untyped-def]
+    """Let pixels be as if they had long been watching: each is somewhere on its way to the next crossing.
+
+    Where light rises for long, a pixel lies between its reference and the threshold above it; where it has turned
+    lately, a little below the reference. `sensor.LATELY` is how far, measured by bins of equal density.
+    """
+    for i in range(AREA):
+        above = state[ABOVE + i]
+        part = 2 / 0.9 * abs(above) / (state[ON + i] if above > 0 else state[OFF + i])
+        place = 0.999 * ((1 + LATELY) * part - LATELY)
+        if math.log(w[_TEXEL + i]) <= state[LAST_SEEN + i]:
+            place = -place
+        if state[ON + i] < np.inf:
+            state[ABOVE + i] = place * (state[ON + i] if place > 0 else state[OFF + i])
 
 
 @njit(cache=True, fastmath=_FAST, error_model="numpy")
@@ -232,6 +250,8 @@ def run_tiles(  # type: ignore[no-untyped-def]
             f = steps[s]
             _k.cast(pose[f], bounds[f], kind, near[:many], material, ray, edge, AREA, w, h, order)
             _k.shade(pose[f], material, base, table, ray, w, h, seen)
+            if fresh and s == offsets[tile]:
+                lean_pixels(w, state[tile])
             events, count = step_pixels(
                 w, h, before, times_us[f], pixels, config, seed, state[tile], clock[tile], edges, spikes, events, count
             )

@@ -112,7 +112,9 @@ class Trainer:
         run, data = config.run, config.data
         if run.threads:
             torch.set_num_threads(run.threads)
-        wanted = f"cuda:{self.group.local_rank}" if self.group.world > 1 and run.device == "cuda" else run.device
+        wanted = run.device
+        if self.group.world > 1 and (wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())):
+            wanted = f"cuda:{self.group.local_rank}"
         self.device, why = resolve_device(wanted)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)

@@ -72,7 +72,9 @@ def _chart(rows: Sequence[dict[str, Any]]) -> bytes:
     if scores:
         score.legend()
     for name in [key for key in rates[-1] if key not in ("kind", "step")] if rates else []:
-        neurons.plot([row["step"] for row in rates], [100 * row[name] for row in rates], linewidth=0.8)
+        neurons.plot(
+            [row["step"] for row in rates], [100 * row[name] for row in rates], linewidth=0.8, marker=".", markersize=3
+        )
     neurons.set(title="firing rates of the layers [%]", xlabel="step")
     for axes in (losses, rate, score, neurons):
         axes.grid(alpha=0.3)

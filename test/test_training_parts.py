@@ -1,6 +1,7 @@
 """The parts of the engine, each alone."""
 
 import argparse
+import dataclasses
 import errno
 import os
 import resource
@@ -201,6 +202,10 @@ def test_learning_rate_and_decay():
     rates = [learning_rate(step, 110, config) for step in range(111)]
     assert rates[0] == 0.1 and rates[9] == 1 == rates[10] and rates[110] == pytest.approx(0.1)
     assert rates[60] == pytest.approx(0.55) and rates[10:] == sorted(rates[10:], reverse=True)
+    late = dataclasses.replace(config, cooldown=0.2)
+    held = [learning_rate(step, 110, late) for step in range(111)]
+    assert held[:10] == rates[:10] and set(held[10:91]) == {1.0}  # the last 20 of 100 steps fall
+    assert held[100] == pytest.approx(0.55) and held[110] == pytest.approx(0.1)
     network = build_network(TINY)
     decaying, others = make_optimiser([network], config).param_groups
     plain = {id(p) for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}

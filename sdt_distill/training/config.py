@@ -107,6 +107,9 @@ class OptimiserConfig:
         lr: highest learning rate.
         final_lr: last learning rate, as a fraction of `lr`.
         warmup_steps: steps over which it rises.
+        cooldown: share of the steps behind the warm-up over which it falls, at their end; 1 is a cosine over all. A
+            run with a small one can be prolonged: copy its folder while the rate is still `lr`, and let the copy cool
+            down at once by fewer `run.steps`.
         weight_decay: of weights; batch norms and biases have none.
         betas: of AdamW.
         clip: largest norm of the gradient.
@@ -116,6 +119,7 @@ class OptimiserConfig:
     lr: float = 2.5e-3
     final_lr: float = 0.02
     warmup_steps: int = 60
+    cooldown: float = 1.0
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0
@@ -125,6 +129,7 @@ class OptimiserConfig:
         _require(self.lr > 0, "lr", self.lr, "above 0")
         _require(0 <= self.final_lr <= 1, "final_lr", self.final_lr, "in [0, 1]")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        _require(0 < self.cooldown <= 1, "cooldown", self.cooldown, "above 0 and at most 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _require(self.clip > 0, "clip", self.clip, "above 0")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")

@@ -23,10 +23,11 @@ def make_optimiser(modules: Iterable[nn.Module], config: OptimiserConfig) -> tor
 
 
 def learning_rate(step: int, steps: int, config: OptimiserConfig) -> float:
-    """The rate of a step, counted from 0: a line up to `lr`, then half a cosine down to `final_lr` of it."""
+    """The rate of a step, counted from 0: a line up to `lr`, a plateau, half a cosine down to `final_lr` of it."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
-    part = min(1.0, (step - config.warmup_steps) / max(1, steps - config.warmup_steps))
+    falling = max(1, round(config.cooldown * (steps - config.warmup_steps)))
+    part = min(1.0, max(0, step - (steps - falling)) / falling)
     return config.lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * part)))
 
 

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from evaluation_bag import HEIGHT, PACKET_NS, TRUTH_TOPIC, WIDTH, ramp, stamps_20hz, write_bag
 
-from sdt_distill.datasets import open_dataset
+from sdt_distill.datasets import open_dataset, write_bank
+from sdt_distill.datasets.simulated_config import SimulatedConfig
 from sdt_ros.bags import BagError, BagWriter, open_bag, parse_event_packet, serialize_event_packet, spike_windows
 from sdt_ros.calibration import Calibration
 from sdt_ros.cli import main
@@ -295,6 +296,21 @@ def test_data_sets_are_scored_by_their_own_protocol(
             protocol = next(one for one in protocols.values() if one.far_m == far_m)
             chosen = protocol.select(depth, sample.depth)
             assert {key: frame[key] for key in METRICS} == frame_metrics(chosen.prediction, chosen.truth)
+
+
+def test_simulated_samples_are_scored_family_by_family(tmp_path: Path):
+    config = SimulatedConfig.from_dict({"samples": 8, "camera": "64x48", "family": "mixed", "split": "test", "seed": 3})
+    write_bank(tmp_path / "bank", config)
+    files = ("--json", str(tmp_path / "a.json"), "--save", str(tmp_path / "saved"))
+    assert main(["eval", "--dataset", "simulation", "--root", str(tmp_path / "bank"), *UNTRAINED, *files]) == 0
+    content = json.loads((tmp_path / "a.json").read_text())
+    families = {"driving", "hallway", "tabletop", "flying"}
+    assert set(content["groups"]) == families == {path.stem for path in (tmp_path / "saved").iterdir()}
+    assert [group["frames"] for group in content["groups"].values()] == [2, 2, 2, 2]
+    first = open_dataset(tmp_path / "bank")[0]
+    chosen = protocols["mvsec"].select(DepthEstimator.untrained("sdt_tiny", "cpu")(first.spikes), first.depth)
+    expected = frame_metrics(chosen.prediction, chosen.truth)
+    assert {key: content["frames"][0][key] for key in METRICS} == expected
 
 
 def test_recordings_are_scored_apart_with_probes_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -170,9 +170,7 @@ def _watch_and_score(watcher: Watcher, config: LiveConfig) -> int:
         )
         source = RecordingSource(bag, topic, truth, windows, Rectifier(None, topic), "node")
         scorer = stack.enter_context(Scorer(protocol, source.where, False, config.report is not None))
-        live, counts = score_published(
-            source, received, scorer, round(float(windows.period_us) * 1000), config.late_ms
-        )
+        live, counts = score_published(source, received, scorer, round(float(windows.period_us) * 1000), config.late_ms)
         scores = scorer.finish()
         settings = {
             "recording": str(config.bag),

@@ -182,9 +182,7 @@ def _cards(content: Mapping[str, Any]) -> str:
     ) + "</div>"  # fmt: skip
 
 
-def _scores(
-    rows: Mapping[str, Mapping[str, float | None]], definitions: bool, guesses: Sequence[str] = GUESSES
-) -> str:
+def _scores(rows: Mapping[str, Mapping[str, float | None]], definitions: bool, guesses: Sequence[str] = GUESSES) -> str:
     lines = []
     for name, (label, definition) in METRICS.items():
         values = [rows[guess][name] for guess in guesses]

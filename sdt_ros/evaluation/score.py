@@ -185,9 +185,7 @@ class Scorer:
         keep_pictures: keep depth, truth and spikes, for a report.
     """
 
-    def __init__(
-        self, protocol: Protocol, where: str, keep_depth: bool = False, keep_pictures: bool = False
-    ) -> None:
+    def __init__(self, protocol: Protocol, where: str, keep_depth: bool = False, keep_pictures: bool = False) -> None:
         self.protocol = protocol
         self.where = where
         self.groups: dict[str, Group] = {}

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from sdt_distill.kernels import norm, pool
 from sdt_distill.kernels.neurons import use_fused_neurons
-from sdt_distill.kernels.parallel import array, spread
 from sdt_ros.network.head import Upsample
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.stem import Downsample
+from sdt_ros.runtime.kernels.parallel import array, spread
 
 _PERIOD = 256  # values, at least, over which coefficients are repeated
 _Network = TypeVar("_Network", bound=nn.Module)

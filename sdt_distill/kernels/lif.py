@@ -12,35 +12,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from sdt_distill.kernels.bits import fma, narrow, widen
+from sdt_ros.runtime.kernels.bits import narrow, widen
+from sdt_ros.runtime.kernels.lif import BLOCK, charged
 
-BLOCK = 512  # neurons taken through all steps at once
 _ONE = np.float32(1)
 _ZERO = np.float32(0)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _charge(current: Any, membrane: Any, rate: Any) -> Any:
-    """Charge h = v + (x - v) / tau, rounded where torch rounds."""
-    return fma(current - membrane, rate, membrane)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def fire(begin: int, end: int, current: Any, spikes: Any, steps: int, neurons: int, rate: Any, threshold: Any) -> None:
-    """Spikes of neurons `begin` to `end`; currents and spikes are flat [T * neurons], float32 or bfloat16 bits."""
-    membrane = np.empty(BLOCK, np.float32)
-    for first in range(begin, end, BLOCK):
-        count = min(BLOCK, end - first)
-        membrane[:] = _ZERO
-        for step in range(steps):
-            x = current[step * neurons + first : step * neurons + first + count]
-            s = spikes[step * neurons + first : step * neurons + first + count]
-            for k in range(count):
-                charge = _charge(widen(x[k]), membrane[k], rate)
-                fired = _ONE if charge >= threshold else _ZERO
-                s[k] = narrow(fired, s[k])
-                # As eager code does it: an infinite charge leaves a NaN behind, not a fresh membrane.
-                membrane[k] = charge - charge * fired
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -71,7 +47,7 @@ def fire_backward(
             x = current[step * neurons + first : step * neurons + first + count]
             h = charges[step]
             for k in range(count):
-                charge = _charge(widen(x[k]), membrane[k], rate)
+                charge = charged(widen(x[k]), membrane[k], rate)
                 h[k] = charge
                 membrane[k] = charge - charge * (_ONE if charge >= threshold else _ZERO)
         membrane[:] = _ZERO  # from here on the gradient of v[t], from the steps after t

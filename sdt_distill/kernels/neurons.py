@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sdt_distill.kernels import lif
-from sdt_distill.kernels.parallel import array, spread
+from sdt_distill.kernels.lif import fire_backward
 from sdt_ros.network.neurons import MLIF
+from sdt_ros.runtime.kernels.lif import BLOCK, fire
+from sdt_ros.runtime.kernels.parallel import array, spread
 
 _COMPILED = (torch.float32, torch.bfloat16)
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -65,8 +66,8 @@ class _CompiledLIF(torch.autograd.Function):
         ctx.save_for_backward(currents)
         ctx.constants = (tau, threshold, alpha)
         spread(
-            lif.fire, neurons, current.numel(), _flat(currents), _flat(spikes), steps, neurons,
-            np.float32(1 / tau), np.float32(threshold), grain=lif.BLOCK,
+            fire, neurons, current.numel(), _flat(currents), _flat(spikes), steps, neurons,
+            np.float32(1 / tau), np.float32(threshold), grain=BLOCK,
         )  # fmt: skip
         wanted = torch.empty_like(current)
         return spikes if spikes.stride() == wanted.stride() else wanted.copy_(spikes)
@@ -79,9 +80,9 @@ class _CompiledLIF(torch.autograd.Function):
         grad_current = torch.empty_like(current)
         steps, neurons = current.shape[0], current[0].numel()
         spread(
-            lif.fire_backward, neurons, current.numel(), _flat(current), _flat(_like(grad_outputs[0], grad_current)),
+            fire_backward, neurons, current.numel(), _flat(current), _flat(_like(grad_outputs[0], grad_current)),
             _flat(grad_current), steps, neurons, np.float32(1 / tau), np.float32(threshold),
-            np.float32(alpha / 2), np.float32(math.pi / 2 * alpha), grain=lif.BLOCK,
+            np.float32(alpha / 2), np.float32(math.pi / 2 * alpha), grain=BLOCK,
         )  # fmt: skip
         return grad_current, None, None, None
 

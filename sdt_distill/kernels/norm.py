@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from sdt_distill.kernels.bits import fma, narrow, widen
+from sdt_ros.runtime.kernels.bits import fma, narrow, widen
 
 BLOCK = 1 << 15  # values summed in float32
 _ZERO = np.float32(0)

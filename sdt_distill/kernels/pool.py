@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit, uintp
 
-from sdt_distill.kernels.bits import fma, narrow, widen
+from sdt_ros.runtime.kernels.bits import fma, narrow, widen
 
 ROWS = 8  # pooled rows whose sums are taken in float32
 _ZERO = np.float32(0)

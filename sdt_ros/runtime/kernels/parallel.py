@@ -46,7 +46,7 @@ def spread(kernel: Callable[..., Any], size: int, work: int, *args: Any, grain: 
 
 
 def array(tensor: Tensor) -> np.ndarray:
-    """A contiguous CPU tensor as the flat array that kernels take: float32, or uint16 that holds bfloat16."""
+    """A contiguous CPU tensor as the flat array that kernels take: float32, uint8, or uint16 that holds bfloat16."""
     flat = tensor.detach().view(-1)
     if flat.dtype == torch.bfloat16:
         halves: np.ndarray = flat.view(torch.int16).numpy().view(np.uint16)

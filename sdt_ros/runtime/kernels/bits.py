@@ -14,12 +14,16 @@ from numba import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-_FLOAT, _BITS, _HALF = ir.FloatType(), ir.IntType(32), ir.IntType(16)
+_FLOAT, _BITS, _HALF, _SPIKE = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(8)
 _Code = tuple[Any, Callable[..., Any]]
 
 
 def _is_stored(kind: Any) -> bool:
     return bool(kind in (types.float32, types.uint16))
+
+
+def _is_spike(kind: Any) -> bool:
+    return bool(kind == types.uint8)
 
 
 @intrinsic
@@ -39,13 +43,18 @@ def widen(typing: Any, stored: Any) -> _Code:
 
 @intrinsic
 def narrow(typing: Any, value: Any, stored: Any) -> _Code:
-    """A float32 as the type of `stored` (whose value is not read): itself, or bfloat16 rounded to nearest even."""
-    if not _is_stored(stored) or value != types.float32:
+    """A float32 as the type of `stored` (whose value is not read): itself, or bfloat16 rounded to nearest even.
+
+    As a uint8, which holds a spike, it is cut to a whole number.
+    """
+    if not (_is_stored(stored) or _is_spike(stored)) or value != types.float32:
         raise TypingError(f"narrow() takes a float32 and a stored value, not {value} and {stored}")
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if stored == types.float32:
             return args[0]
+        if _is_spike(stored):
+            return builder.fptoui(args[0], _SPIKE)
         bits = builder.bitcast(args[0], _BITS)
         odd = builder.and_(builder.lshr(bits, ir.Constant(_BITS, 16)), ir.Constant(_BITS, 1))
         rounded = builder.add(bits, builder.add(odd, ir.Constant(_BITS, 0x7FFF)))

@@ -1,0 +1,86 @@
+"""Spiking self-attention of one window: counts Q (K^T V), their norm and neurons, in one pass and by additions only.
+
+Q, K and V are spikes. Where a key fires, the row of values of its token is added to K^T V; where a query fires, a row
+of K^T V is added to the token's counts. Counts are whole numbers, so nothing is rounded before the norm.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, uintp
+
+from sdt_ros.runtime.kernels.bits import fma, narrow
+
+_ONE = np.float32(1)
+_ZERO = np.float32(0)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def attend(
+    begin: int,
+    end: int,
+    qkv: Any,
+    spikes: Any,
+    steps: int,
+    tokens: int,
+    heads: int,
+    channels: int,
+    scale: Any,
+    offset: Any,
+    rate: Any,
+    threshold: Any,
+) -> None:
+    """Spikes of the attention neurons of heads `begin` to `end`.
+
+    Args:
+        begin: first head.
+        end: last head, excluded.
+        qkv: flat [T, tokens, 3, heads, channels], 0 or 1.
+        spikes: flat [T, tokens, heads, channels], written.
+        steps: T.
+        tokens: their number.
+        heads: their number.
+        channels: of one head.
+        scale: [heads * channels] float32, of the norm with the attention's scale in it.
+        offset: [heads * channels] float32.
+        rate: 1 / tau.
+        threshold: charge at which a neuron fires.
+    """
+    lanes, dim = uintp(channels), uintp(heads * channels)
+    memory = np.empty(channels * channels, np.int32)
+    counts = np.empty(channels, np.int32)
+    values = np.empty(channels, np.int32)
+    membrane = np.empty(tokens * channels, np.float32)
+    for head in range(begin, end):
+        first = uintp(head * channels)
+        membrane[:] = _ZERO
+        for step in range(steps):
+            memory[:] = 0
+            for token in range(tokens):
+                query = uintp(step * tokens + token) * (uintp(3) * dim) + first
+                key, value = query + dim, query + dim + dim
+                for k in range(lanes):
+                    values[k] = np.int32(qkv[value + k])
+                for k in range(lanes):
+                    if qkv[key + k] != 0:
+                        into = k * lanes
+                        for j in range(lanes):
+                            memory[into + j] += values[j]
+            for token in range(tokens):
+                query = uintp(step * tokens + token) * (uintp(3) * dim) + first
+                counts[:] = 0
+                for k in range(lanes):
+                    if qkv[query + k] != 0:
+                        from_ = k * lanes
+                        for j in range(lanes):
+                            counts[j] += memory[from_ + j]
+                into = uintp(step * tokens + token) * dim + first
+                state = uintp(token) * lanes
+                for j in range(lanes):
+                    current = fma(np.float32(counts[j]), scale[first + j], offset[first + j])
+                    charge = fma(current - membrane[state + j], rate, membrane[state + j])
+                    fired = _ONE if charge >= threshold else _ZERO
+                    spikes[into + j] = narrow(fired, spikes[into + j])
+                    membrane[state + j] = charge - charge * fired

@@ -194,7 +194,17 @@ def test_mixture_shows_each_sample_once_an_epoch_and_keeps_weights():
     assert of_b[:14] == [*range(7), *range(7)]
     again = Mixture(sources, 4)
     assert [again.place(n) for n in (2000, 3, 1100)] == [places[n] for n in (2000, 3, 1100)]
-    assert spread_evenly(sources, 3) == [(0, 0), (0, 18), (1, 6)]
+
+
+def test_some_of_the_held_out_samples_are_of_all_kinds():
+    """Families take turns in a bank: a stride of two would see half of them."""
+    sources = [Source("a", Numbers(400), 1.0, Fit()), Source("b", Numbers(100), 1.0, Fit())]
+    chosen = spread_evenly(sources, 250)
+    assert chosen == spread_evenly(sources, 250) == sorted(set(chosen)) and len(chosen) == 250
+    assert sum(source == 1 for source, _ in chosen) == 50
+    kinds = np.bincount([index % 4 for _, index in chosen], minlength=4)
+    assert kinds.min() > 40
+    assert len(spread_evenly(sources, 0)) == len(spread_evenly(sources, 500)) == 500
 
 
 def test_learning_rate_and_decay():

@@ -252,11 +252,17 @@ def _fingerprint(opened: Dataset, path: Path) -> str:
 
 
 def spread_evenly(sources: Sequence[Source], most: int) -> list[tuple[int, int]]:
-    """At most so many (source, index) of some sources, evenly over all; 0 takes all."""
+    """At most so many (source, index) of some sources, from all over them and the same each time; 0 takes all.
+
+    One is drawn from each of so many equal stretches. A fixed stride would meet one family only where families take
+    turns, as they do in a bank.
+    """
     every = [(k, index) for k, source in enumerate(sources) for index in range(len(source.data))]
     if not most or len(every) <= most:
         return every
-    return [every[i] for i in np.linspace(0, len(every) - 1, most).round().astype(int)]
+    edges = np.linspace(0, len(every), most + 1).astype(int)
+    drawn = np.random.default_rng([len(every), most]).random(most)
+    return [every[i] for i in (edges[:-1] + drawn * np.diff(edges)).astype(int)]
 
 
 def activity(spikes: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sdt_ros.events import SpikeWindow
+from sdt_ros.thread_names import name_thread
 
 Result = TypeVar("Result")
 
@@ -107,6 +108,7 @@ class InferenceThread:
         self._thread.join()
 
     def _run(self) -> None:
+        name_thread("inference")  # torch's own threads inherit the name
         while True:
             window = None
             with self._changed:

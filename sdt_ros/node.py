@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
+from rclpy import subscription
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
@@ -31,6 +32,9 @@ from sdt_ros.calibration import CalibrationSource
 from sdt_ros.diagnostics import Health, Seconds, status
 from sdt_ros.events import EventPacket
 from sdt_ros.pipeline import Pipeline
+from sdt_ros.thread_names import name_thread
+
+LONGEST_WAIT_NS = 10_000_000_000  # of a packet in the middleware that can be believed
 
 
 class DepthNode(LifecycleNode):
@@ -140,7 +144,11 @@ class DepthNode(LifecycleNode):
         overridable = QoSOverridingOptions.with_default_policies()
         self._subscriptions_made.append(
             self.create_subscription(
-                EventPacketMessage, "~/events", self._on_packet, qos, qos_overriding_options=overridable
+                EventPacketMessage,
+                "~/events",
+                _timed_callback(self._on_packet),
+                qos,
+                qos_overriding_options=overridable,
             )
         )
         if not self.config.camera_info_url:
@@ -162,8 +170,7 @@ class DepthNode(LifecycleNode):
 
     # --- input, in the executor's thread ------------------------------------------------------------------------------
 
-    def _on_packet(self, message: EventPacketMessage) -> None:
-        received_ns = time.monotonic_ns()
+    def _on_packet(self, message: EventPacketMessage, received_ns: int) -> None:
         self._last_packet_ns = received_ns
         stamp = message.header.stamp
         packet = EventPacket(
@@ -235,6 +242,24 @@ class DepthNode(LifecycleNode):
         )
 
 
+def _timed_callback(callback: Callable[[Any, int], None]) -> Callable[..., None]:
+    """A subscription callback that adds when the message reached this process, on the monotonic clock [ns].
+
+    While the executor is busy with one packet the next one waits in the middleware; that wait belongs to the latency.
+    """
+
+    def taken(message: Any) -> None:
+        callback(message, time.monotonic_ns())
+
+    def taken_with_info(message: Any, info: Any) -> None:
+        now_ns = time.monotonic_ns()
+        waited_ns = time.time_ns() - info["received_timestamp"]
+        # A middleware that does not know says 0, and the system's clock may have been set in between.
+        callback(message, now_ns - waited_ns if 0 <= waited_ns < LONGEST_WAIT_NS else now_ns)
+
+    return taken_with_info if hasattr(subscription, "MessageInfo") else taken  # Humble has none
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until Ctrl-C or SIGTERM; returns the exit code: 0 when stopped, 1 when it cannot start."""
     stop = threading.Event()
@@ -270,7 +295,12 @@ def _serve(node: DepthNode, stop: threading.Event) -> int:
                 return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    spinning = threading.Thread(target=executor.spin, name="executor", daemon=True)
+
+    def spin() -> None:
+        name_thread("executor")
+        executor.spin()
+
+    spinning = threading.Thread(target=spin, name="executor", daemon=True)
     spinning.start()
     while spinning.is_alive() and not stop.wait(0.5):
         pass

@@ -178,6 +178,7 @@ class Pipeline:
         header = Header(frame_id=config.frame_id or window.frame_id)
         header.stamp.sec, header.stamp.nanosec = divmod(window.stamp_ns, 1_000_000_000)
         published = outputs.depth(header, depth, self._calibrations.current)
+        times.published_ns, ros_published_ns = time.monotonic_ns(), outputs.now_ns()
         outputs.color(header, published, config.colormap_min_m, config.colormap_max_m)
         self._totals.published += 1
         stats = statistics(header, window, stream, self._inference.ledger, self._totals, self._empty)
@@ -185,6 +186,6 @@ class Pipeline:
         stats.trained = not estimator.is_untrained
         stats.window_ms = stream.config.window_ms
         add_rates(stats, self._report)
-        add_times(stats, window, times, outputs.now_ns())
+        add_times(stats, window, times, ros_published_ns)
         outputs.stats(stats)
         self.last_stats = stats

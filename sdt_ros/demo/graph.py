@@ -27,16 +27,21 @@ def prepare_environment() -> None:
 
 
 class Process:
-    """A `sdt` command that runs beside this one, its output in a file."""
+    """A `sdt` command, or another module, that runs beside this one, its output in a file."""
 
-    def __init__(self, name: str, arguments: list[str], log: Path) -> None:
+    def __init__(self, name: str, arguments: list[str], log: Path, module: str = "sdt_ros.cli") -> None:
         self.name = name
         self.log = log
         with log.open("w") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sdt_ros.cli", *arguments], stdout=stream, stderr=subprocess.STDOUT,
+                [sys.executable, "-m", module, *arguments], stdout=stream, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:

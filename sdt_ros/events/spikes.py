@@ -30,7 +30,8 @@ class SpikeWindow:
         events: events that fell into it.
         decode_ns: time spent on decoding and binning since the window before [ns].
         stamp_ns: the window's end in ROS time [ns since the epoch].
-        received_ns: when its last packet was received, on the monotonic clock [ns].
+        received_ns: when the packet that showed its end was received, on the monotonic clock [ns].
+        finished_ns: when it was handed over, on the same clock [ns].
         packets_lost: packets that went missing since the window before.
         frame_id: optical frame of the camera.
     """
@@ -43,6 +44,7 @@ class SpikeWindow:
     decode_ns: int = 0
     stamp_ns: int = 0
     received_ns: int = 0
+    finished_ns: int = 0
     packets_lost: int = 0
     frame_id: str = ""
     _home: list[int] | None = None

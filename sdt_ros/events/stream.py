@@ -231,4 +231,5 @@ class EventStream:
         window.received_ns = self._received_ns
         window.frame_id = packet.frame_id
         window.packets_lost, self._lost_since_window = self._lost_since_window, 0
+        window.finished_ns = time.monotonic_ns()
         self._on_window(window)

@@ -1,0 +1,87 @@
+"""`sdt bench node`: the account of a run closes, and what it sends is what it says; no speed is asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sdt_ros.bench.node_traffic import Traffic, packets
+from sdt_ros.cli import main
+from sdt_ros.events import EventStream, PacketDecoder, WindowConfig
+
+SECONDS = 2.0
+QUANTILES = {"p50", "p99", "max"}
+
+
+@pytest.mark.ros
+def test_the_account_of_a_run_closes(tmp_path):
+    pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
+    file = tmp_path / "new" / "node.json"
+    options = ("--size", "64x48", "--rate-mev", "0.2", "--seconds", str(SECONDS), "--json", str(file))
+    command = [sys.executable, "-m", "sdt_ros.cli", "bench", "node", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(file.read_text())
+    accounted = figures["windows_published"] + figures["windows_skipped"] + figures["windows_empty"]
+    assert figures["windows_due"] == accounted
+    assert 0 < figures["windows_due"] <= 20 * SECONDS + 1
+    assert figures["packets_sent"] == 100 * (SECONDS + 1)
+    assert 0 <= figures["packets_lost"] <= figures["packets_sent"]
+    assert figures["size"] == [64, 48]
+    for name in ("overhead_ms", "latency_ms", "decode_ms", "pipeline_latency_ms"):
+        assert figures[name].keys() == QUANTILES
+        assert 0 < figures[name]["p50"] <= figures[name]["p99"] <= figures[name]["max"]
+    assert figures["overhead_ms"]["p50"] < figures["latency_ms"]["p50"]
+    assert all(values.keys() == QUANTILES for values in figures["stages_ms"].values())
+    assert 50 < figures["rss_mb"] <= figures["rss_peak_mb"] < 10_000
+    assert 0 < figures["cpu_s_per_s"] == pytest.approx(sum(figures["cpu_by_thread"].values()), abs=0.05)
+    assert {"executor", "inference"} <= figures["cpu_by_thread"].keys()
+    assert f"{figures['windows_due']} due" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["evt3", "libcaer_cmp", "mono"])
+def test_traffic_is_what_was_asked_for(encoding):
+    traffic = Traffic("", "", "", 80, 60, encoding, rate_mev=0.5, packets_per_s=50, seconds=1.0)
+    made = list(packets(traffic))
+    assert [packet.seq for packet, _ in made] == list(range(1, 51))
+    assert sum(count for _, count in made) == pytest.approx(500_000, rel=0.05)
+    decoder = PacketDecoder()
+    times = []
+    for packet, count in made:
+        events = decoder.decode(packet.encoding, packet.width, packet.height, packet.time_base, packet.payload, False)
+        assert len(events) == count
+        assert events["x"].max() < 80 and events["y"].max() < 60
+        times.append(events["t"])
+    every = np.concatenate(times)
+    assert (np.diff(every) >= 0).all()
+    assert every[-1] - every[0] == pytest.approx(1_000_000, rel=0.01)
+    windows = []
+    stream = EventStream(WindowConfig(), lambda window: windows.append(window.detach()))
+    for packet, _ in made:
+        stream.push(packet)
+    assert stream.packets.lost == stream.windows.late == stream.windows.time_jumps == 0
+    assert len(windows) in (18, 19)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--size", "big"), "WxH"),
+        (("--encoding", "evt9"), "evt21"),
+        (("--rate-mev", "0"), "rate_mev"),
+        (("--rate-mev", "500", "--seconds", "60"), "less long"),
+    ],
+)
+def test_impossible_traffic_is_refused(options, words, capsys):
+    assert main(["bench", "node", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_missing_recording_is_named(tmp_path, capsys):
+    pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
+    assert main(["bench", "node", "--bag", str(tmp_path / "none")]) == 1
+    assert "none" in capsys.readouterr().err

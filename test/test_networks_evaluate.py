@@ -89,7 +89,7 @@ def test_the_estimator_of_a_spiking_network_is_the_nodes(tmp_path: Path) -> None
     save_checkpoint(tmp_path / "x.safetensors", network, Card(network.config))
     spikes = synthetic_events(4, 48, 64)[0].numpy()
     own = NetworkEstimator(*load_network(tmp_path / "x.safetensors"), "cpu")
-    node = DepthEstimator.from_checkpoint(tmp_path / "x.safetensors", "cpu")
+    node = DepthEstimator.from_checkpoint(tmp_path / "x.safetensors", "cpu", runtime="cpu")
     # Folded norms move spikes at the threshold, so single pixels differ.
     assert np.median(np.abs(np.log(own(spikes) / node(spikes)))) < 0.05
     assert own(spikes, (96, 128)).shape == (96, 128)

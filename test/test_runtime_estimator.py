@@ -24,9 +24,9 @@ CONFIG = NetworkConfig(embed_dim=32, heads=2, depth=2, mlp_ratio=2, head_widths=
 SPIKES = synthetic_events(4, 70, 90)[0].numpy()
 
 
-def estimator(**card: object) -> DepthEstimator:
+def estimator(runtime: str = "auto", **card: object) -> DepthEstimator:
     torch.manual_seed(0)
-    return DepthEstimator(build_network(CONFIG), Card(CONFIG, **card), "cpu")
+    return DepthEstimator(build_network(CONFIG), Card(CONFIG, **card), "cpu", runtime=runtime)
 
 
 def test_depth_is_metres_in_the_range_at_the_input_size() -> None:
@@ -37,13 +37,14 @@ def test_depth_is_metres_in_the_range_at_the_input_size() -> None:
     assert 2.0 <= depth.min() < depth.max() <= 20.0
 
 
-def test_it_is_the_network_in_metres() -> None:
+@pytest.mark.parametrize("runtime", ["eager", "cpu"])
+def test_it_is_the_network_in_metres(runtime: str) -> None:
     torch.manual_seed(0)
     network = build_network(CONFIG).eval()
     with torch.no_grad():
         expected = DepthRange().to_metres(network(torch.from_numpy(SPIKES)[None]))[0, 0].numpy()
     # Folded norms may move a spike that stood at the threshold, never the picture.
-    assert np.abs(np.log(estimator()(SPIKES) / expected)).mean() < 0.02
+    assert np.abs(np.log(estimator(runtime)(SPIKES) / expected)).mean() < 0.02
 
 
 def test_the_same_window_gives_the_same_depth() -> None:

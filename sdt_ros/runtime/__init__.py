@@ -2,8 +2,19 @@
 
 import sdt_ros.threads  # noqa: F401  before torch is loaded
 from sdt_ros.runtime.base import Runtime
+from sdt_ros.runtime.choose import RUNTIMES, open_runtime
+from sdt_ros.runtime.cpu import CpuRuntime
 from sdt_ros.runtime.device import DeviceError, resolve_device
 from sdt_ros.runtime.eager import EagerRuntime
 from sdt_ros.runtime.estimator import DepthEstimator
 
-__all__ = ["DepthEstimator", "DeviceError", "EagerRuntime", "Runtime", "resolve_device"]
+__all__ = [
+    "RUNTIMES",
+    "CpuRuntime",
+    "DepthEstimator",
+    "DeviceError",
+    "EagerRuntime",
+    "Runtime",
+    "open_runtime",
+    "resolve_device",
+]

@@ -19,9 +19,8 @@ from sdt_ros.network import (
     load_checkpoint,
     synthetic_events,
 )
-from sdt_ros.runtime.base import Runtime
+from sdt_ros.runtime.choose import check_runtime, open_runtime
 from sdt_ros.runtime.device import resolve_device
-from sdt_ros.runtime.eager import EagerRuntime
 
 _log = logging.getLogger(__name__)
 
@@ -38,47 +37,67 @@ class DepthEstimator:
         card: what the weights are; its `depth_range` bounds the output.
     """
 
-    def __init__(self, network: SpikingDepthTransformer, card: Card, device: str = "auto") -> None:
+    def __init__(
+        self, network: SpikingDepthTransformer, card: Card, device: str = "auto", *, runtime: str = "auto"
+    ) -> None:
+        """Takes the network over.
+
+        Args:
+            network: with its weights.
+            card: theirs.
+            device: "auto", "cpu", "cuda" or "cuda:N".
+            runtime: "auto", the fastest that the device carries; "eager", torch operations as the network is written;
+                "cpu", compiled loops in float32; or "cpu_int8", those with int8 weights.
+
+        Raises:
+            DeviceError: the GPU asked for is not there, or the runtime is not for the device.
+        """
         chosen, self._reason = resolve_device(device)
         self.card = card
-        self._runtime: Runtime = EagerRuntime(network, chosen)
+        self._runtime, self._why = open_runtime(network, runtime, chosen)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "auto", *, bins: int | None = None) -> DepthEstimator:
+    def from_checkpoint(
+        cls, path: str | Path, device: str = "auto", *, bins: int | None = None, runtime: str = "auto"
+    ) -> DepthEstimator:
         """Loads a checkpoint.
 
         Args:
             path: the `.safetensors` file, its card beside it.
             device: "auto", "cpu", "cuda" or "cuda:N".
             bins: time bins that the caller will feed; None takes the card's.
+            runtime: as in the constructor.
 
         Raises:
             CheckpointError: the checkpoint is damaged or does not fit.
-            DeviceError: the GPU asked for is not there.
+            DeviceError: the GPU or the runtime asked for is not there.
         """
-        resolve_device(device)  # before the slow part
+        check_runtime(runtime, resolve_device(device)[0])  # before the slow part
         network, card = load_checkpoint(path, bins=bins)
-        return cls(network, card, device)
+        return cls(network, card, device, runtime=runtime)
 
     @classmethod
-    def untrained(cls, preset: str = "sdt", device: str = "auto", seed: int = 0) -> DepthEstimator:
+    def untrained(
+        cls, preset: str = "sdt", device: str = "auto", seed: int = 0, *, runtime: str = "auto"
+    ) -> DepthEstimator:
         """Makes an estimator with random weights, for tests and timing; its depth means nothing.
 
         Args:
             preset: name of a preset.
             device: "auto", "cpu", "cuda" or "cuda:N".
             seed: of the weights; torch's global generator is left as it was.
+            runtime: as in the constructor.
 
         Raises:
             CheckpointError: no preset has that name.
-            DeviceError: the GPU asked for is not there.
+            DeviceError: the GPU or the runtime asked for is not there.
         """
-        resolve_device(device)
+        check_runtime(runtime, resolve_device(device)[0])
         card = Card.of_preset(preset)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build_network(card.network)
-        return cls(network, card, device)
+        return cls(network, card, device, runtime=runtime)
 
     @property
     def bins(self) -> int:
@@ -140,10 +159,10 @@ class DepthEstimator:
             _log.warning("depth is %s m everywhere on synthetic events: the weights are broken", depth.flat[0])
 
     def describe(self) -> str:
-        """Weights and runtime in one line, and why this device."""
+        """Weights and runtime in one line, and why this device and this runtime."""
         size = self.card.preset or "own network"
         state = "UNTRAINED" if self.is_untrained else f"trained on {self.card.training_data}"
-        return f"{size}, {state}; {self._runtime.describe()} ({self._reason})"
+        return f"{size}, {state}; {self._runtime.describe()} (device: {self._reason}; runtime: {self._why})"
 
     def _checked(self, spikes: Spikes) -> Tensor:
         if isinstance(spikes, np.ndarray):

@@ -1,0 +1,225 @@
+"""The network's modules in the CPU's own way: classes that are put in the place of a network's, with its weights.
+
+Nothing here defines a network. `use_cpu_layers` gives each module of `sdt_ros.network` a subclass of its own class that
+computes the same thing from the same parameters. Tensors keep their shapes, [T, B, C, H, W], and lie channels last in
+memory. Hooks on convolutions and products see every pass, also where they are computed as part of something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdt_ros.network import MLIF, SpikingDepthTransformer
+from sdt_ros.network.attention import SCALE_TOKENS, SpikeProduct, SpikingSelfAttention
+from sdt_ros.network.head import FusionHead, LinearHead, Upsample
+from sdt_ros.network.layers import ConvBN
+from sdt_ros.network.stem import Downsample, PatchEmbedding
+from sdt_ros.runtime.fold import fold_batch_norms
+from sdt_ros.runtime.kernels import events
+from sdt_ros.runtime.kernels.attend import attend
+from sdt_ros.runtime.kernels.lif import BLOCK, fire, pool_fire
+from sdt_ros.runtime.kernels.parallel import array, spread
+from sdt_ros.runtime.spike_conv import FloatConv2d, Int8Conv2d, observe
+
+
+def use_cpu_layers(network: SpikingDepthTransformer, *, int8: bool) -> SpikingDepthTransformer:
+    """Make a network fast on a CPU, in place; it can then no longer be trained or saved.
+
+    Args:
+        network: plain, on the CPU.
+        int8: round the weights of spiking convolutions to int8; else all is float32.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ValueError: its attention is softmax, which has no spikes to be fast with.
+    """
+    if network.config.attention == "softmax":
+        raise ValueError("attention 'softmax' is not made of spikes: it runs in the eager runtime only")
+    fold_batch_norms(network)
+    network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in list(network.modules()):
+        if isinstance(module, ConvBN):
+            module.conv = _spike_conv(module.conv, int8, torch.float32)
+        elif isinstance(module, LinearHead):
+            module.depth = _spike_conv(module.depth, False, torch.float32)
+    for down in list(network.stem.downs)[1:-1]:  # the largest tensors by far: written and read in half the time
+        assert isinstance(down, Downsample)
+        if isinstance(down.conv_bn.conv, Int8Conv2d):
+            down.conv_bn.conv.output = torch.bfloat16
+    for module in network.modules():
+        module.__class__ = _FAST.get(type(module), type(module))
+        if isinstance(module, FastMLIF):
+            module.spikes = torch.uint8 if int8 else torch.float32
+    return network
+
+
+def _spike_conv(conv: nn.Conv2d, int8: bool, output: torch.dtype) -> nn.Conv2d:
+    if int8 and conv.in_channels > events.POLARITIES:
+        return Int8Conv2d(conv, output)
+    conv.__class__ = FloatConv2d  # also the convolutions of events: in tables or once a window, they cost little
+    return conv
+
+
+class FastMLIF(MLIF):
+    """`MLIF` as compiled loops, to the same bit.
+
+    Attributes:
+        spikes: dtype of what it fires: uint8 or float32.
+    """
+
+    spikes = torch.float32
+
+    def forward(self, current: Tensor) -> Tensor:
+        """The same as `MLIF.forward`, for any [T, ...] float32 or bfloat16."""
+        steps, neurons = current.shape[0], current[0].numel()
+        currents = current
+        if not _is_dense(current[0]) or (steps > 1 and current.stride(0) != neurons):
+            currents = current.contiguous()
+        fired = torch.empty_like(currents, dtype=self.spikes)
+        spread(
+            fire,
+            neurons,
+            current.numel(),
+            _flat(currents),
+            _flat(fired),
+            steps,
+            neurons,
+            *self.constants(),
+            grain=BLOCK,
+        )
+        return fired
+
+    def constants(self) -> tuple[np.float32, np.float32]:
+        """Rate and threshold, as kernels take them."""
+        return np.float32(1 / self.tau), np.float32(self.threshold)
+
+
+class FastPatchEmbedding(PatchEmbedding):
+    """`PatchEmbedding` whose first convolution is a table, and whose pools and neurons are one pass."""
+
+    def forward(self, spikes: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """See `PatchEmbedding.forward`; B must be 1."""
+        skips = [spikes]
+        batch, polarities = spikes.shape[1:3]
+        if batch != 1:
+            raise ValueError(f"{batch} windows at once: this runtime takes one at a time")
+        for number, (down, neurons) in enumerate(list(zip(self.downs, self.neurons, strict=True))[:-1]):
+            assert isinstance(down, Downsample) and isinstance(neurons, FastMLIF)
+            of_events = number == 0 and polarities == events.POLARITIES
+            skips.append((_events_down if of_events else _down)(down, neurons, skips[-1]))
+        membrane = self.downs[-1](skips[-1])
+        return membrane.float() + self.position(self.neurons[-1](membrane)), skips
+
+
+def _events_down(down: Downsample, neurons: FastMLIF, spikes: Tensor) -> Tensor:
+    """The first `Downsample` and its neurons, of one window."""
+    steps, _, _, height, width = spikes.shape
+    conv = down.conv_bn.conv
+    assert isinstance(conv, FloatConv2d) and conv.bias is not None  # of the norm that was folded
+    table = conv.table()
+    channels = conv.out_channels
+    observe(conv, (spikes.flatten(0, 1),), (steps, channels, height, width))
+    codes = np.zeros((steps, height + 2, width), np.uint8)
+    work = spikes.numel()
+    spread(events.encode, steps * height, work, array(spikes.contiguous()), codes, height, width)
+    fired = torch.empty((steps, 1, height // 2, width // 2, channels), dtype=neurons.spikes)
+    spread(
+        events.convolve_pool_fire, height // 2, work * channels, codes, table, array(fired), channels,
+        *neurons.constants(),
+    )  # fmt: skip
+    return fired.permute(0, 1, 4, 2, 3)
+
+
+def _down(down: Downsample, neurons: FastMLIF, spikes: Tensor) -> Tensor:
+    """A `Downsample` and its neurons, of one window."""
+    steps = len(spikes)
+    x = down.conv_bn.conv(spikes.flatten(0, 1))  # [T, C, H, W] channels last
+    channels, height, width = x.shape[1:]
+    fired = torch.empty((steps, 1, height // 2, width // 2, channels), dtype=neurons.spikes)
+    spread(
+        pool_fire, height // 2, x.numel(), _flat(x), array(fired), steps, height // 2, width, channels,
+        *neurons.constants(),
+    )  # fmt: skip
+    return fired.permute(0, 1, 4, 2, 3)
+
+
+class FastAttention(SpikingSelfAttention):
+    """`SpikingSelfAttention` whose product, norm and neurons are one pass; one window at a time."""
+
+    def forward(self, membrane: Tensor) -> Tensor:
+        """See `SpikingSelfAttention.forward`."""
+        steps, _, dim, height, width = membrane.shape
+        if self.spike_driven:
+            return super().forward(membrane)
+        assert isinstance(self.product, SpikeProduct) and isinstance(self.attention_neurons, FastMLIF)
+        norm = self.norm
+        assert norm.running_mean is not None and norm.running_var is not None
+        spikes = self.qkv_neurons(self.qkv(self.input_neurons(membrane)))  # [T, 1, 3D, H, W] channels last
+        tokens = height * width
+        if self.product._forward_hooks:
+            queries = self._split(spikes)
+            observe(self.product, queries, tuple(queries[0].shape))
+        scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+        offset = norm.bias.double() - norm.running_mean.double() * scale
+        fired = torch.empty((steps, 1, height, width, dim), dtype=spikes.dtype)
+        spread(
+            attend, self.heads, 1 << 30, _flat(spikes), array(fired), steps, tokens, self.heads, dim // self.heads,
+            (scale * (SCALE_TOKENS / tokens)).float().numpy(), offset.float().numpy(),
+            *self.attention_neurons.constants(),
+        )  # fmt: skip
+        return membrane + self.project(fired.permute(0, 1, 4, 2, 3))
+
+
+class FastFusionHead(FusionHead):
+    """`FusionHead` that joins stages channels last."""
+
+    def forward(self, stages: Sequence[Tensor], skips: Sequence[Tensor]) -> Tensor:
+        """See `FusionHead.forward`."""
+        spikes = [neurons(stage) for neurons, stage in zip(self.stage_neurons, stages, strict=True)]
+        joined = torch.cat([stage.permute(0, 1, 3, 4, 2) for stage in spikes], dim=-1)
+        membrane = self.fuse(joined.permute(0, 1, 4, 2, 3))
+        membrane = membrane + self.context(self.context_neurons(membrane))
+        features = functional.relu(self.output(self.output_neurons(membrane)).mean(0))
+        for up, skip in zip((self.up8, self.up4, self.up2, self.up1), reversed(skips), strict=True):
+            features = up(features, skip)
+        return torch.as_tensor(self.depth(features))
+
+
+class FastUpsample(Upsample):
+    """`Upsample` that takes the mean over time before the lateral convolution, which is linear, not behind it."""
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """See `Upsample.forward`."""
+        conv = self.lateral.conv
+        assert isinstance(conv, Int8Conv2d | FloatConv2d)
+        upsampled = functional.interpolate(self.reduce(coarse), scale_factor=2, mode="bilinear", align_corners=False)
+        features = functional.relu_(upsampled.add_(conv.mean_over_time(skip)))
+        if self.refine is not None:
+            features = features + functional.relu_(self.refine(features))
+        return features
+
+
+_FAST: dict[type, type] = {
+    MLIF: FastMLIF,
+    PatchEmbedding: FastPatchEmbedding,
+    SpikingSelfAttention: FastAttention,
+    FusionHead: FastFusionHead,
+    Upsample: FastUpsample,
+}
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether its values fill their memory, in whatever order."""
+    return torch.empty_like(x).stride() == x.stride()
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    """A dense tensor as the array of its values in the order of memory."""
+    return array(tensor.as_strided((tensor.numel(),), (1,)))

@@ -1,0 +1,84 @@
+"""`sdt bench network`: its figures, its file, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdt_ros.bench import network, network_parts
+from sdt_ros.cli import main
+from sdt_ros.network import Card, NetworkConfig, build_network, save_checkpoint
+
+CONFIG = NetworkConfig(embed_dim=32, heads=2, depth=2, mlp_ratio=2, head_widths=(16, 8, 8, 8, 4))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(path, build_network(CONFIG), Card(CONFIG))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_parts, "COPY_BYTES", 1 << 22)
+
+
+@pytest.mark.parametrize("peer", ["eager", "spikingjelly"])
+def test_figures(weights: Path, tmp_path: Path, peer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if peer == "spikingjelly":
+        pytest.importorskip("spikingjelly", reason="pip install --no-deps spikingjelly")
+    path = tmp_path / "out" / "network.json"
+    options = ("--size", "64x48", "--against", peer, "--runtime", "cpu", "--rounds", "3", "--json", str(path))
+    assert main(["bench", "network", "--weights", str(weights), *options]) == 0
+    told = json.loads(path.read_text())
+    assert {"preset", "size", "device", "runtime", "median_ms", "peer", "peer_median_ms", "ratio"} <= told.keys()
+    assert (told["size"], told["device"], told["peer"]) == ("64x48", "cpu", peer)
+    assert "float32" in told["runtime"] and told["preset"] == str(weights)
+    assert told["ratio"] == pytest.approx(told["peer_median_ms"] / told["median_ms"])
+    assert 0 < told["least_ms"] <= told["median_ms"]
+    assert told["mean_rate"] == pytest.approx(told["peer_mean_rate"], abs=1e-3) and told["mean_rate"] > 0.05
+    assert told["log_depth_difference"] < 0.01
+    for stage in ("stem", "attention", "mlp", "head"):
+        spent = told["stages_ms"][stage]
+        assert 0 < spent["conv"] < spent["all"]
+        assert spent["rest"] == pytest.approx(spent["all"] - spent["conv"] - spent["LIF"])
+    assert told["floor_ms"] > 0 and told["gmac"] > 0
+    assert f"ratio {told['ratio']:.2f}" in capsys.readouterr().out
+
+
+def test_eager_can_be_timed_against_itself(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "network.json"
+    options = ("--size", "32x32", "--against", "eager", "--runtime", "eager", "--rounds", "1", "--json", str(path))
+    assert main(["bench", "network", "--weights", str(weights), *options]) == 0
+    assert "eager float32" in json.loads(path.read_text())["runtime"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--size", "346"), "--size '346'"),
+        (("--size", "8x8"), "at least 16x16"),
+        (("--rounds", "0"), "--rounds from 1"),
+        (("--preset", "sdt_huge"), "sdt_huge"),
+        (("--runtime", "warp"), "unknown runtime 'warp'"),
+        (("--weights", "nowhere.safetensors"), "nowhere.safetensors"),
+    ],
+)
+def test_what_is_refused(options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "network", *(() if "--preset" in options else ("--preset", "sdt_tiny")), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def missing(plain: object) -> None:
+        raise ImportError("No module named 'spikingjelly'", name="spikingjelly")
+
+    monkeypatch.setattr(network_parts, "use_spikingjelly", missing)
+    assert main(["bench", "network", "--preset", "sdt_tiny", "--size", "32x32"]) == 1
+    assert "spikingjelly is missing: pip install --no-deps spikingjelly" in capsys.readouterr().err
+    assert network.PEERS == ("spikingjelly", "eager", "compile")

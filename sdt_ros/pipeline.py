@@ -21,6 +21,7 @@ from sdt_ros.network import EnergyReport
 from sdt_ros.outputs import Outputs, Totals, WindowTimes, add_rates, add_times, statistics
 from sdt_ros.parameters import NodeConfig
 from sdt_ros.runtime import DepthEstimator
+from sdt_ros.settle import settle
 
 if TYPE_CHECKING:
     from rclpy.lifecycle import LifecycleNode
@@ -54,6 +55,7 @@ class Pipeline:
             self._outputs = Outputs(node)
             self._compile()
             self.start_over()
+            settle()
         except BaseException:
             self.stop()
             raise

@@ -8,12 +8,15 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from sdt_ros.bench.node_picture import draw, median_window, phases
 from sdt_ros.bench.node_traffic import Traffic, packets
 from sdt_ros.cli import main
 from sdt_ros.events import EventStream, PacketDecoder, WindowConfig
 
 SECONDS = 2.0
+MS = 1_000_000
 QUANTILES = {"p50", "p99", "max"}
 
 
@@ -21,7 +24,9 @@ QUANTILES = {"p50", "p99", "max"}
 def test_the_account_of_a_run_closes(tmp_path):
     pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
     file = tmp_path / "new" / "node.json"
+    picture = tmp_path / "new" / "node.png"
     options = ("--size", "64x48", "--rate-mev", "0.2", "--seconds", str(SECONDS), "--json", str(file))
+    options += ("--profile", str(picture))
     command = [sys.executable, "-m", "sdt_ros.cli", "bench", "node", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,6 +46,13 @@ def test_the_account_of_a_run_closes(tmp_path):
     assert 0 < figures["cpu_s_per_s"] == pytest.approx(sum(figures["cpu_by_thread"].values()), abs=0.05)
     assert {"executor", "inference"} <= figures["cpu_by_thread"].keys()
     assert f"{figures['windows_due']} due" in done.stdout
+    assert Image.open(picture).size[0] > 600
+    start = figures["start_phases_s"]
+    parts = [
+        value for name, value in start.items() if name not in ("start to subscribed", "first packet to first depth")
+    ]
+    assert {"import torch", "load network", "warm up", "decoders"} <= start.keys()
+    assert 0 < sum(parts) <= start["start to subscribed"] + 0.1
 
 
 @pytest.mark.parametrize("encoding", ["evt3", "libcaer_cmp", "mono"])
@@ -85,3 +97,36 @@ def test_a_missing_recording_is_named(tmp_path, capsys):
     pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
     assert main(["bench", "node", "--bag", str(tmp_path / "none")]) == 1
     assert "none" in capsys.readouterr().err
+
+
+def notes(latencies_ms):
+    """What a node would note whose windows take so long, one every 50 ms, the network 1 ms less."""
+    spans, windows = [("import torch", "MainThread", 0, 2 * MS), ("subscribe", "MainThread", 5 * MS, 6 * MS)], []
+    for k, latency in enumerate(latencies_ms):
+        received = (100 + 50 * k) * MS
+        windows.append((k, received, received + MS // 2))
+        spans += [
+            ("callback", "executor", received, received + MS),
+            ("network", "inference", received + MS // 2, received + int((latency - 0.5) * MS)),
+            ("publish depth", "inference", received + int((latency - 0.5) * MS), received + int(latency * MS)),
+        ]
+    return {"began_ns": 0, "spans": spans, "windows": windows}
+
+
+def test_the_picture_is_of_the_window_of_median_latency(tmp_path):
+    made = notes([40, 10, 30, 20, 12])
+    assert median_window(made, 0) == (3, 250 * MS, 250 * MS + MS // 2, 270 * MS)  # the first one is the lead
+    made["spans"][0] = ("import torch", "MainThread", 0, 2000 * MS)
+    assert phases(made)["import torch"] == 2.0
+    assert phases(made)["first packet to first depth"] == 0.04
+    made["spans"][1] = ("subscribe", "MainThread", 2500 * MS, 3000 * MS)
+    assert phases(made)["start to subscribed"] == 3.0
+    draw(made, tmp_path / "new" / "picture.png", "title", 0, 50.0)
+    pixels = np.asarray(Image.open(tmp_path / "new" / "picture.png").convert("RGB")).reshape(-1, 3)
+    for colour in ("fdae6b", "31a354"):  # network and publishing are to be seen
+        assert (pixels == np.frombuffer(bytes.fromhex(colour), np.uint8)).all(1).sum() > 100
+
+
+def test_no_picture_without_a_window():
+    with pytest.raises(ValueError, match="no window"):
+        median_window(notes([]), 0)

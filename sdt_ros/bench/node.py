@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import sys
@@ -17,12 +18,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdt_ros.bags import BagError, events_topic, open_bag
 from sdt_ros.bench.measure import machine
-from sdt_ros.bench.node_traffic import Traffic
 from sdt_ros.demo.graph import LARGE_DATA, GraphError, Process
+
+if TYPE_CHECKING:  # it is run as a module of its own, so that it must not be loaded with this one
+    from sdt_ros.bench.node_traffic import Traffic
 
 LEAD_S = 1.0
 START_S = 120.0  # for the node to load and warm its network, at most
@@ -52,13 +55,15 @@ class NodeResult:
         latency_ms: last packet of a window received to depth published.
         stages_ms: latency by stage.
         decode_ms: decoding and binning of all packets of a window.
-        pipeline_latency_ms: end of a window in ROS time to depth published, with the rest of the packet it ends in.
+        pipeline_latency_ms: end of a window in ROS time to depth published, with the rest of the packet it ends in;
+            null where stamps are of another time, as in a replay.
         rss_mb: resident memory of the node at the end.
         rss_peak_mb: the most that it ever was.
         cpu_s_per_s: processor seconds of the node a second.
         cpu_by_thread: the same by threads of one name.
         sent_late_ms: the most that a packet was sent after it was due; null in a replay.
         start_s: from the node's process started to subscribed.
+        start_phases_s: the start by phase, where `--profile` or `--cold` asked for it.
         seconds: that the counted windows took.
         machine: the processor and its cores.
     """
@@ -79,13 +84,14 @@ class NodeResult:
     latency_ms: dict[str, float]
     stages_ms: dict[str, dict[str, float]]
     decode_ms: dict[str, float]
-    pipeline_latency_ms: dict[str, float]
+    pipeline_latency_ms: dict[str, float] | None
     rss_mb: float
     rss_peak_mb: float
     cpu_s_per_s: float
     cpu_by_thread: dict[str, float]
     sent_late_ms: float | None
     start_s: float
+    start_phases_s: dict[str, float] | None
     seconds: float
     machine: str = field(default_factory=machine)
 
@@ -112,6 +118,8 @@ def add_parser(benchmarks: Any) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--rate-hz", type=float, default=20.0, metavar="HZ", help="windows a second (20)")
     parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="node parameter")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="draw the median window's way to FILE, a PNG")
+    parser.add_argument("--cold", action="store_true", help="start without numba's caches; print the start by phase")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.set_defaults(run=run)
 
@@ -128,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         print(f"sdt bench node: {error.name} is missing: pip install 'sdt_ros[ros]'", file=sys.stderr)
         return 1
-    except (BagError, GraphError) as error:
+    except (BagError, GraphError, ValueError) as error:
         print(f"sdt bench node: {error}", file=sys.stderr)
         return 1
     print(table(result))
@@ -139,6 +147,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _traffic(args: argparse.Namespace) -> Traffic:
+    from sdt_ros.bench.node_traffic import Traffic
+
     try:
         width, height = (int(side) for side in args.size.split("x"))
     except ValueError:
@@ -206,9 +216,11 @@ def _measure(args: argparse.Namespace, traffic: Traffic | None, folder: Path) ->
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(watcher)
         began_s = time.monotonic()
-        node = Process("node", _node_arguments(args, names), folder / "node.log")
+        node = _start_node(args, names, folder)
         processes.append(node)
-        listener = Listener(watcher, _NAME, node.pid, LEAD_S)
+        # Recordings may be short, and the node is warm; a camera's first second is left out.
+        lead_s = LEAD_S if traffic else 0.0
+        listener = Listener(watcher, _NAME, node.pid, lead_s)
         camera = Process("camera", camera_arguments, folder / "camera.log", module)
         processes.append(camera)
         start_s: float | None = None
@@ -226,15 +238,46 @@ def _measure(args: argparse.Namespace, traffic: Traffic | None, folder: Path) ->
             if camera.is_alive or listener.last is not last:
                 last, quiet_s = listener.last, time.monotonic()
         if len(listener.counted) < 2:
-            raise node.failure(f"published {listener.images} windows, fewer than two behind the first {LEAD_S:g} s")
+            raise node.failure(f"published {listener.images} windows, fewer than two behind the first {lead_s:g} s")
         if node.stop() != 0:
             raise node.failure("did not end cleanly")
         sent = None if traffic is None else json.loads((folder / "sent.json").read_text())
-        return _result(args, traffic, listener, sent, start_s or 0.0)
+        start_phases = _profile(args, folder / "trace.json", listener) if args.profile or args.cold else None
+        return _result(args, traffic, listener, sent, start_s or 0.0, start_phases)
     finally:
         for process in processes:
             process.stop()
         context.try_shutdown()
+
+
+def _start_node(args: argparse.Namespace, names: list[str], folder: Path) -> Process:
+    """The node, with a stopwatch in it where its course is to be shown, and without numba's caches for a cold start."""
+    arguments = _node_arguments(args, names)
+    if not (args.profile or args.cold):
+        return Process("node", arguments, folder / "node.log")
+    caches = os.environ.get("NUMBA_CACHE_DIR")
+    if args.cold:
+        os.environ["NUMBA_CACHE_DIR"] = str(folder / "caches")
+    try:
+        traced = [str(folder / "trace.json"), *arguments[1:]]
+        return Process("node", traced, folder / "node.log", "sdt_ros.bench.node_trace")
+    finally:
+        if args.cold and caches is None:
+            del os.environ["NUMBA_CACHE_DIR"]
+        elif args.cold and caches is not None:
+            os.environ["NUMBA_CACHE_DIR"] = caches
+
+
+def _profile(args: argparse.Namespace, file: Path, listener: Any) -> dict[str, float]:
+    """Draw what the stopwatch noted, where asked for; returns the start by phase."""
+    from sdt_ros.bench import node_picture
+
+    notes = json.loads(file.read_text())
+    if args.profile:
+        last = listener.last
+        title = f"{last.runtime.partition(';')[0]}, {listener.size[0]}x{listener.size[1]}"
+        node_picture.draw(notes, args.profile, title, round(listener.lead_s * 1e9), last.window_ms)
+    return node_picture.phases(notes)
 
 
 def _node_arguments(args: argparse.Namespace, names: list[str]) -> list[str]:
@@ -252,17 +295,25 @@ def _node_arguments(args: argparse.Namespace, names: list[str]) -> list[str]:
     return ["node", *(part for pair in flagged for part in pair)]
 
 
-def _result(args: argparse.Namespace, traffic: Traffic | None, listener: Any, sent: Any, start_s: float) -> NodeResult:
+def _result(
+    args: argparse.Namespace,
+    traffic: Traffic | None,
+    listener: Any,
+    sent: Any,
+    start_s: float,
+    start_phases: dict[str, float] | None,
+) -> NodeResult:
     from sdt_ros.bench.node_watch import quantiles, stages
 
     counted, first, last = listener.counted, listener.usage[0], listener.usage[-1]
     by_stage = stages(counted)
-    windows = counted[-1].window - (listener.before or counted[0]).window
-    sensor_s = max(windows, 1) / args.rate_hz
+    before = counted[0].window - 1 if listener.before is None else listener.before.window
+    sensor_s = (counted[-1].window - before) / args.rate_hz
     # A replay's speed is what it is: what its sensor's second took.
     seconds = sensor_s / (args.rate if traffic is None else 1.0)
     binned = listener.counted_since("events_received") / seconds / 1e6
     load = last.since(first) if last is not first else {}
+    pipeline = [one.pipeline_latency_ms for one in counted]
     image = listener.size
     return NodeResult(
         runtime=counted[-1].runtime,
@@ -281,13 +332,14 @@ def _result(args: argparse.Namespace, traffic: Traffic | None, listener: Any, se
         latency_ms=quantiles([one.latency_ms for one in counted]),
         stages_ms={name: quantiles(values) for name, values in by_stage.items()},
         decode_ms=quantiles([one.decode_ms for one in counted]),
-        pipeline_latency_ms=quantiles([one.pipeline_latency_ms for one in counted]),
+        pipeline_latency_ms=None if math.isnan(counted[-1].pipeline_latency_ms) else quantiles(pipeline),
         rss_mb=round(last.rss_mb, 1),
         rss_peak_mb=round(last.peak_mb, 1),
         cpu_s_per_s=round(sum(load.values()), 3),
         cpu_by_thread={name: round(value, 3) for name, value in load.items() if value >= 0.0005},
         sent_late_ms=None if sent is None else round(sent["late_ms"], 2),
         start_s=round(start_s, 2),
+        start_phases_s=start_phases,
         seconds=round(seconds, 2),
     )
 
@@ -299,9 +351,10 @@ def table(result: NodeResult) -> str:
         return f"  {name:<34}{values['p50']:>9.2f}{values['p99']:>9.2f}{values['max']:>9.2f}"
 
     sent = "" if result.packets_sent is None else f" of {result.packets_sent} sent"
+    lead = "" if result.packets_sent is None else f", the first {LEAD_S:g} s not"
     lines = [
         f"{result.machine}; {result.runtime}",
-        f"{result.size[0]}x{result.size[1]}, {result.source}; {result.seconds:g} s counted, the first {LEAD_S:g} s not",
+        f"{result.size[0]}x{result.size[1]}, {result.source}; {result.seconds:g} s counted{lead}",
         f"  rate in   {result.rate_in_mev_s:8.2f} Mev/s, {result.rate_binned_mev_s:.2f} Mev/s binned",
         f"  rate out  {result.rate_out_hz:8.2f} windows/s",
         f"  windows   {result.windows_due} due: {result.windows_published} published, "
@@ -311,11 +364,15 @@ def table(result: NodeResult) -> str:
         *(row(name, values) for name, values in result.stages_ms.items()),
         row("latency, last packet to depth", result.latency_ms),
         row("overhead: latency less network", result.overhead_ms),
-        row("window's end to depth", result.pipeline_latency_ms),
+        *([row("window's end to depth", result.pipeline_latency_ms)] if result.pipeline_latency_ms else []),
         row("decoding, all packets of a window", result.decode_ms),
         f"  processor {result.cpu_s_per_s:.2f} s/s: "
         + ", ".join(f"{name} {value:.2f}" for name, value in result.cpu_by_thread.items() if value >= 0.005),
         f"  memory    {result.rss_mb:.0f} MB resident, {result.rss_peak_mb:.0f} MB at most; "
         f"subscribed {result.start_s:.1f} s after its start",
     ]
+    if result.start_phases_s:
+        lines.append(
+            "  start     " + ", ".join(f"{name} {value:.2f} s" for name, value in result.start_phases_s.items())
+        )
     return "\n".join(lines)

@@ -106,7 +106,7 @@ class Listener:
     def _on_stats(self, message: Stats) -> None:
         now = time.monotonic()
         self.last = message
-        if self.first_s is None or now - self.first_s < self.lead_s:
+        if self.lead_s and (self.first_s is None or now - self.first_s < self.lead_s):
             self.before = message
             return
         if not self.usage or now - self.usage[-1].at_s > _SNAPSHOT_S:

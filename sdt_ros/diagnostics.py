@@ -10,7 +10,7 @@ from sdt_ros.events import EventStream
 from sdt_ros.inference import Ledger
 from sdt_ros.outputs import Totals
 
-# With ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST rmw_fastrtps ignores the transports: 17 of 300 packets of 0.8 MB arrived.
+# With ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST the transports have no effect: 17 of 300 packets of 0.8 MB arrived.
 LARGE_DATA_HINT = (
     "set FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA for camera and node, as depth.launch.py does, and leave "
     "ROS_AUTOMATIC_DISCOVERY_RANGE at SUBNET"

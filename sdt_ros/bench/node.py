@@ -162,8 +162,8 @@ def _traffic(args: argparse.Namespace) -> Traffic:
 def own_domain() -> Iterator[None]:
     """Let this process and its children meet on a ROS domain that nobody else is on, and talk as a user's nodes do.
 
-    Discovery is left as wide as the user has it: with LOCALHOST, rmw_fastrtps puts its own transports in place of those
-    asked for, and best-effort packets above half a megabyte are lost.
+    Discovery is left as wide as the user has it: with LOCALHOST the transports have no effect, and best-effort packets
+    above half a megabyte are lost.
     """
     wanted = {"ROS_DOMAIN_ID": str(random.randint(1, 100))}
     wanted |= {"FASTDDS_BUILTIN_TRANSPORTS": os.environ.get("FASTDDS_BUILTIN_TRANSPORTS", LARGE_DATA)}

@@ -260,7 +260,7 @@ def _bytes(plain: SpikingDepthTransformer, spikes: Tensor) -> int:
         nonlocal total
         total += inputs[0].numel() + module.weight.numel() + 2 * output.numel()
 
-    handles = [m.register_forward_hook(count) for m in plain.modules() if isinstance(m, nn.Conv2d)]  # type: ignore[arg-type]
+    handles = [m.register_forward_hook(count) for m in plain.modules() if isinstance(m, nn.Conv2d)]
     try:
         with torch.inference_mode():
             plain(spikes)

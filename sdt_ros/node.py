@@ -32,7 +32,6 @@ from sdt_ros.calibration import CalibrationSource
 from sdt_ros.diagnostics import Health, Seconds, status
 from sdt_ros.events import EventPacket
 from sdt_ros.pipeline import Pipeline
-from sdt_ros.settle import share_interpreter
 from sdt_ros.thread_names import name_thread
 
 LONGEST_WAIT_NS = 10_000_000_000  # of a packet in the middleware that can be believed
@@ -264,7 +263,6 @@ def _timed_callback(callback: Callable[[Any, int], None]) -> Callable[..., None]
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until Ctrl-C or SIGTERM; returns the exit code: 0 when stopped, 1 when it cannot start."""
     stop = threading.Event()
-    share_interpreter()
 
     def on_signal(number: int, frame: Any) -> None:
         for one in (signal.SIGINT, signal.SIGTERM):  # a second one must not break the clean-up

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import sys
 from contextlib import suppress
-
-SWITCH_S = 0.0005
 
 
 def settle() -> None:
@@ -21,11 +18,3 @@ def settle() -> None:
     gc.freeze()
     with suppress(OSError, AttributeError):  # other C libraries have no malloc_trim
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def share_interpreter() -> None:
-    """Let threads hand the interpreter over ten times as often as by default.
-
-    A thread that runs Python keeps it for up to 5 ms from another one that wants it: all that a packet takes.
-    """
-    sys.setswitchinterval(SWITCH_S)

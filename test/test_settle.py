@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from sdt_ros.settle import SWITCH_S, settle, share_interpreter
+from sdt_ros.settle import settle
 from sdt_ros.thread_names import name_thread
 
 
@@ -25,15 +24,6 @@ def test_what_lives_is_out_of_the_collectors_sight():
         assert gc.get_freeze_count() < before - 900
     finally:
         gc.unfreeze()
-
-
-def test_threads_take_turns_more_often():
-    before = sys.getswitchinterval()
-    try:
-        share_interpreter()
-        assert sys.getswitchinterval() == pytest.approx(SWITCH_S)
-    finally:
-        sys.setswitchinterval(before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system shows no thread names")

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -131,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"sdt bench node: {error}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes must not stay behind
     try:
         result = measure(args, traffic)
     except ImportError as error:

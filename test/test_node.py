@@ -97,7 +97,7 @@ def test_statistics_are_those_of_the_windows(
         assert one.spike_density == pytest.approx(one.spikes / window.spikes.size)
         assert one.window_ms == 50.0 and not one.trained and "sdt_tiny" in one.runtime
         assert (
-            0 <= one.latency_ms - (one.wait_ms + one.network_ms + one.publish_ms) + 0.01
+            one.latency_ms - (one.wait_ms + one.network_ms + one.publish_ms) + 0.01 >= 0
         )  # the rest is arrival and decoding
         assert one.network_ms > 1 and 0 < one.decode_ms < 1000
         assert (one.stream_resets, one.time_jumps, one.words_unknown, one.words_truncated) == (0, 0, 0, 0)

@@ -196,6 +196,16 @@ def test_mixture_shows_each_sample_once_an_epoch_and_keeps_weights():
     assert [again.place(n) for n in (2000, 3, 1100)] == [places[n] for n in (2000, 3, 1100)]
 
 
+def test_kinds_that_take_turns_stay_balanced():
+    mixture = Mixture([Source("a", Numbers(4 * 25 + 3), 1.0, Fit(), strata=4)], 1)
+    epochs = [[mixture.place(103 * epoch + k)[1] for k in range(103)] for epoch in range(2)]
+    for order in epochs:
+        assert sorted(order) == list(range(103)) and order[100:] != order[:3] and min(order[100:]) == 100
+        assert all({i % 4 for i in order[k : k + 4]} == {0, 1, 2, 3} for k in range(0, 100, 4))
+        assert len({tuple(i % 4 for i in order[k : k + 4]) for k in range(0, 100, 4)}) > 3
+    assert epochs[0] != epochs[1]
+
+
 def test_some_of_the_held_out_samples_are_of_all_kinds():
     """Families take turns in a bank: a stride of two would see half of them."""
     sources = [Source("a", Numbers(400), 1.0, Fit()), Source("b", Numbers(100), 1.0, Fit())]

@@ -38,6 +38,7 @@ class Source:
         weight: its share, relative to the others.
         fit: how its samples get the batch's size.
         in_order: read in order, because its samples are made in groups; else shuffled anew each epoch.
+        strata: kinds of samples that take turns in it; each so many places of an epoch have one of each.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Source:
     weight: float
     fit: Fit
     in_order: bool = False
+    strata: int = 1
 
     def item(self, index: int, number: int) -> Item:
         """Sample `index` of the data set, as place `number` of the stream."""
@@ -94,7 +96,7 @@ def open_source(config: SourceConfig, data: DataConfig, frames: bool) -> Source:
         name = f"{config.path.resolve().name}-{_fingerprint(opened, config.path)}"
     if not len(opened):
         raise DatasetError(f"{config.path or name}: the data set is empty; check its path and split")
-    return Source(name, opened, config.weight, fit, config.kind == _SIMULATED)
+    return Source(name, opened, config.weight, fit, config.kind == _SIMULATED, config.strata)
 
 
 class Mixture:
@@ -152,8 +154,13 @@ class Mixture:
         return source, before
 
     def _draw_order(self, source: int, epoch: int) -> np.ndarray:
-        count = len(self.sources[source].data)
-        return np.random.default_rng([self.seed, 2, source, epoch]).permutation(count)
+        count, strata = len(self.sources[source].data), self.sources[source].strata
+        rng = np.random.default_rng([self.seed, 2, source, epoch])
+        if strata == 1:
+            return rng.permutation(count)
+        rows, left = divmod(count, strata)  # samples that fill no row come last
+        table = np.stack([rng.permutation(rows) * strata + k for k in range(strata)], 1)
+        return np.concatenate([rng.permuted(table, axis=1).ravel(), count - left + rng.permutation(left)])
 
     def __getstate__(self) -> dict[str, Any]:
         return {"sources": self.sources, "seed": self.seed}

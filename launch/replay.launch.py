@@ -12,7 +12,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from sdt_ros.bags import EVENT_PACKET_TYPE, BagError, open_bag
+from sdt_ros.bags import CAMERA_INFO_TYPE, EVENT_PACKET_TYPE, BagError, camera_info_topic, open_bag
 
 DEPTH = Path(get_package_share_directory("sdt_ros")) / "launch/depth.launch.py"
 BOOLEAN = ["true", "false"]
@@ -56,6 +56,16 @@ def only_topic(path: str, message_type: str, argument: str) -> str | None:
     return names[0] if names else None
 
 
+def calibration(path: str, events: str) -> str | None:
+    """Returns the topic of the event camera's calibration; raises RuntimeError where it cannot be told from others."""
+    try:
+        with open_bag(Path(path).expanduser()) as bag:
+            beside = camera_info_topic(bag, events)
+    except BagError as error:
+        raise RuntimeError(f"bag:={path}: {error}") from error
+    return beside or only_topic(path, CAMERA_INFO_TYPE, "camera_info")
+
+
 def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Returns the player and the depth node for the arguments' values, and what scores the depth."""
 
@@ -65,7 +75,7 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     events = value("events") or only_topic(value("bag"), EVENT_PACKET_TYPE, "events")
     if events is None:
         raise RuntimeError(f"bag:={value('bag')} has no {EVENT_PACKET_TYPE} messages to make depth from")
-    camera_info = value("camera_info") or only_topic(value("bag"), "sensor_msgs/msg/CameraInfo", "camera_info")
+    camera_info = value("camera_info") or calibration(value("bag"), events)
     clock, scored = value("clock") == "true", value("eval") == "true"
     if scored and value("loop") == "true":
         raise RuntimeError("eval:=true needs an end of the recording: leave loop:=true out")

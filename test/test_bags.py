@@ -21,10 +21,12 @@ from rosbags.interfaces import QosHistory, QosReliability
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
 from sdt_ros.bags import (
+    CAMERA_INFO_TYPE,
     EVENT_PACKET_TYPE,
     QOS_BEST_EFFORT,
     BagError,
     BagWriter,
+    camera_info_topic,
     deserialize,
     open_bag,
     parse_event_packet,
@@ -34,6 +36,7 @@ from sdt_ros.bags import (
 from sdt_ros.bags.prefetch import prefetched
 from sdt_ros.bags.types import message_class, typestore
 from sdt_ros.events.packet import EventPacket
+from sdt_ros.simulation.patterns import camera_info
 
 RECORDINGS = Path(__file__).parents[2] / "shared/data/recordings"
 EVENTS = "/event_camera/events"
@@ -404,3 +407,27 @@ def test_prefetching_raises_an_error_where_its_item_would_come() -> None:
         assert next(items) == 1
         with pytest.raises(BagError, match="torn"):
             next(items)
+
+
+@pytest.mark.parametrize(
+    ("calibrations", "expected"),
+    [
+        ((), None),
+        (("/lens",), "/lens"),
+        (("/lens", "/depth/camera_info"), None),
+        (("/depth/camera_info", "/cam/camera_info", "/lens"), "/cam/camera_info"),
+    ],
+)
+def test_the_calibration_is_the_one_beside_the_events(
+    tmp_path: Path, calibrations: tuple[str, ...], expected: str | None
+) -> None:
+    """A simulated recording has one for its depth images too."""
+    data = camera_info(64, 48, 1)
+    with BagWriter(tmp_path / "bag") as bag:
+        for topic, kind in {"/cam/events": EVENT_PACKET_TYPE, **dict.fromkeys(calibrations, CAMERA_INFO_TYPE)}.items():
+            bag.add_topic(topic, kind)
+        bag.write("/cam/events", EVENT_PACKET_TYPE, 1, serialize_event_packet(packet(0)))
+        for topic in calibrations:
+            bag.write(topic, CAMERA_INFO_TYPE, 1, data)
+    with open_bag(tmp_path / "bag") as reader:
+        assert camera_info_topic(reader, "/cam/events") == expected

@@ -4,10 +4,11 @@ from .errors import BagError
 from .packets import EVENT_PACKET_TYPE, parse_event_packet, serialize_event_packet
 from .reader import BagMessage, BagReader, TopicInfo, open_bag
 from .types import deserialize, serialize
-from .windows import events_topic, spike_windows
+from .windows import CAMERA_INFO_TYPE, camera_info_topic, events_topic, spike_windows
 from .writer import QOS_BEST_EFFORT, QOS_RELIABLE, BagWriter
 
 __all__ = [
+    "CAMERA_INFO_TYPE",
     "EVENT_PACKET_TYPE",
     "QOS_BEST_EFFORT",
     "QOS_RELIABLE",
@@ -16,6 +17,7 @@ __all__ = [
     "BagReader",
     "BagWriter",
     "TopicInfo",
+    "camera_info_topic",
     "deserialize",
     "events_topic",
     "open_bag",

@@ -10,6 +10,8 @@ from sdt_ros.bags.packets import EVENT_PACKET_TYPE, parse_event_packet
 from sdt_ros.bags.reader import BagReader, open_bag
 from sdt_ros.events import EventStream, SpikeWindow, WindowConfig
 
+CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+
 
 def events_topic(bag: BagReader, name: str | None = None) -> str:
     """The topic of event packets: the one named, or else the first there is.
@@ -23,6 +25,23 @@ def events_topic(bag: BagReader, name: str | None = None) -> str:
     there = ", ".join(f"{info.name} ({info.type})" for info in bag.topics.values()) or "none"
     wanted = f"topic {name}" if name else "topic"
     raise BagError(f"{bag.path} has no {wanted} of {EVENT_PACKET_TYPE}; there are: {there}")
+
+
+def camera_info_topic(bag: BagReader, events: str) -> str | None:
+    """The topic of the event camera's calibration: `camera_info` beside the events, or else the only one there is.
+
+    Args:
+        bag: the recording.
+        events: topic of the event packets.
+
+    Returns:
+        Its name; None where there is none, or several of which none lies beside the events.
+    """
+    there = [info.name for info in bag.topics.values() if info.type == CAMERA_INFO_TYPE]
+    beside = events.rpartition("/")[0] + "/camera_info"
+    if beside in there:
+        return beside
+    return there[0] if len(there) == 1 else None
 
 
 def spike_windows(

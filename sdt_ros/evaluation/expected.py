@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdt_ros.bags import events_topic, open_bag, parse_event_packet
+from sdt_ros.bags import camera_info_topic, events_topic, open_bag, parse_event_packet
 from sdt_ros.events import EventStream, SpikeWindow, WindowConfig
 
 _NO_SPIKES = np.empty((0, 2, 0, 0), np.uint8)
@@ -55,8 +55,8 @@ def expect(bag: Path, config: WindowConfig, scale: float, topic: str | None = No
         ValueError: a packet cannot be decoded.
     """
     with open_bag(bag) as reader:
-        infos = [info.name for info in reader.topics.values() if info.type == "sensor_msgs/msg/CameraInfo"]
-        expected = Expected(events_topic(reader, topic), infos[0] if infos else "")
+        packets = events_topic(reader, topic)
+        expected = Expected(packets, camera_info_topic(reader, packets) or "")
 
         def keep(window: SpikeWindow) -> None:
             if len(expected.windows) < shown:

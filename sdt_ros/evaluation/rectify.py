@@ -6,10 +6,8 @@ import logging
 
 import numpy as np
 
-from sdt_ros.bags import BagReader, deserialize
+from sdt_ros.bags import BagReader, camera_info_topic, deserialize
 from sdt_ros.calibration import Calibration, CalibrationError
-
-INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 
 _log = logging.getLogger(__name__)
 
@@ -31,14 +29,14 @@ class Rectifier:
 
     @classmethod
     def from_bag(cls, bag: BagReader, events_topic: str, info_topic: str | None = None) -> Rectifier:
-        """Take the first calibration of a topic; by default of `camera_info` beside the events.
+        """Take the first calibration of a topic; by default of `camera_info_topic`.
 
         Raises:
             BagError: there is no topic of the name given.
         """
-        topic = info_topic or events_topic.rpartition("/")[0] + "/camera_info"
-        if info_topic is None and getattr(bag.topics.get(topic), "type", None) != INFO_TYPE:
-            return cls(None, topic)
+        topic = info_topic or camera_info_topic(bag, events_topic)
+        if topic is None:
+            return cls(None, str(bag.path))
         for message in bag.messages([topic]):
             try:
                 return cls(Calibration.from_message(deserialize(message.type, message.data)), topic)

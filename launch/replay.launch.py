@@ -76,6 +76,9 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if events is None:
         raise RuntimeError(f"bag:={value('bag')} has no {EVENT_PACKET_TYPE} messages to make depth from")
     camera_info = value("camera_info") or calibration(value("bag"), events)
+    # A recording's own depth images, say, have no subscriber: wait for the node's. A name given may not be recorded.
+    found = [(value("events"), events), (value("camera_info"), camera_info)]
+    awaited = [name for given, name in found if name and not given]
     clock, scored = value("clock") == "true", value("eval") == "true"
     if scored and value("loop") == "true":
         raise RuntimeError("eval:=true needs an end of the recording: leave loop:=true out")
@@ -92,11 +95,12 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 "loop": value("loop") == "true",
                 "clock": CLOCK_HZ if clock else 0.0,
                 "wait_for_subscribers": float(value("wait")),
+                "wait_for": awaited or [""],
             }
         ],
         output="both",
         emulate_tty=True,
-        on_exit=[] if scored else [EmitEvent(event=Shutdown(reason="the recording is over"))],
+        on_exit=None if scored else [EmitEvent(event=Shutdown(reason="the recording is over"))],
     )
     depth = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(DEPTH)),

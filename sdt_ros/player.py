@@ -50,6 +50,7 @@ class ReplayConfig:
         start_s: how much to leave out at the beginning [s].
         duration_s: how much to play [s of bag time]; all if infinite.
         wait_for_subscribers_s: wait until every topic has a subscriber, for so long at most [s].
+        wait_for: the topics meant by that, by their recorded names; all that are played if empty.
         progress: show a progress bar if there is a terminal.
     """
 
@@ -61,6 +62,7 @@ class ReplayConfig:
     start_s: float = 0.0
     duration_s: float = math.inf
     wait_for_subscribers_s: float = 0.0
+    wait_for: tuple[str, ...] = ()
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -269,9 +271,10 @@ class Player:
     def _wait_for_subscribers(self) -> None:
         limit_s = self._config.wait_for_subscribers_s
         give_up_s = time.monotonic() + limit_s
-        while lonely := [
-            publisher.topic_name for publisher in self._publishers.values() if not publisher.get_subscription_count()
-        ]:
+        if unknown := [name for name in self._config.wait_for if name not in self._publishers]:
+            raise ReplayError(f"cannot wait for {', '.join(unknown)}: played are {', '.join(self._publishers)}")
+        awaited = [self._publishers[name] for name in self._config.wait_for or self._publishers]
+        while lonely := [publisher.topic_name for publisher in awaited if not publisher.get_subscription_count()]:
             if time.monotonic() > give_up_s:
                 self._node.get_logger().warning(f"no subscriber after {limit_s:g} s: {', '.join(lonely)}")
                 break

@@ -87,6 +87,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--wait-for-subscribers", type=float, default=0.0, metavar="S", help="first wait for them, S seconds at most"
     )
+    parser.add_argument("--wait-for", nargs="+", default=[], metavar="TOPIC", help="wait for those of these topics")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to FILE")
     parser.set_defaults(run=run)
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
             start_s=args.start,
             duration_s=args.duration,
             wait_for_subscribers_s=args.wait_for_subscribers,
+            wait_for=tuple(args.wait_for),
             progress=not args.no_progress,
         )
         report = _play(config, args.remap, stop)
@@ -160,15 +162,17 @@ def _declare_parameters(node: Node) -> ReplayConfig:
         raise ReplayError("parameter bag is empty; set it to a bag folder or file: --ros-args -p bag:=PATH")
     duration_s = declare("duration", 0.0, "how much of the bag to play [s]; 0 for all", 1e9)
     topics = declare("topics", [""], "topics to play, by their recorded names; empty for all")
+    wait_for = declare("wait_for", [""], "topics whose subscribers to wait for, by their recorded names; empty for all")
     return ReplayConfig(
         bag=Path(bag).expanduser(),
         rate=declare("rate", 1.0, "bag seconds in a real second", 1e3),
         loop=declare("loop", False, "begin again at the end"),
-        topics=tuple(name for name in topics if name),
+        topics=tuple(filter(None, topics)),
         clock_hz=declare("clock", 0.0, "how often to publish /clock [Hz]; 0 for no /clock", 1e4),
         start_s=declare("start", 0.0, "how much to leave out at the beginning [s]", 1e9),
         duration_s=duration_s or math.inf,
         wait_for_subscribers_s=declare("wait_for_subscribers", 0.0, "wait for subscribers, at most so long [s]", 1e9),
+        wait_for=tuple(filter(None, wait_for)),
         progress=declare("progress", False, "show a progress bar if there is a terminal"),
     )
 

@@ -96,11 +96,11 @@ def test_replay_gives_its_nodes_parameters_that_they_have(started: str, module: 
 
 
 def test_the_end_of_a_scored_replay_waits_for_the_scores() -> None:
-    """The player's end stops everything; with scores the scorer's end does, which comes later."""
+    """The player's end stops everything; with scores the scorer's end does, which comes later. No list may be empty."""
     player, scorer = calls(ROOT / "launch/replay.launch.py", "Node")
     ends = [next(ast.unparse(k.value) for k in node.keywords if k.arg == "on_exit") for node in (player, scorer)]
     assert (executable(player), executable(scorer)) == ("replay_node", "eval_node")
-    assert ends[0].startswith("[] if scored else [EmitEvent(event=Shutdown(")
+    assert ends[0].startswith("None if scored else [EmitEvent(event=Shutdown(")
     assert ends[1].startswith("[EmitEvent(event=Shutdown(")
 
 

@@ -313,6 +313,21 @@ def test_the_node_plays_part_of_a_bag(bag_path: Path, listeners: Any) -> None:
 
 
 @pytest.mark.ros
+def test_it_waits_for_the_topics_that_matter(bag_path: Path, listeners: Any) -> None:
+    """The other topics of the recording have no subscriber here, and would cost the whole of the wait."""
+    listener = listeners({"/note": (NOTE, False)})
+    began = time.monotonic()
+    process = start_replay(bag_path, "--rate", "10", "--wait-for-subscribers", 60, "--wait-for", "/note")
+    listener.listen_to(process)
+    out, err = process.communicate(timeout=50)
+    assert process.returncode == 0 and time.monotonic() - began < 45, err
+    assert listener.of("/note") == sent_bytes(bag_path, "/note") and "no subscriber" not in out + err
+    process = start_replay(bag_path, "--wait-for-subscribers", 1, "--wait-for", "/nothing")
+    assert process.wait(timeout=30) == 1
+    assert "cannot wait for /nothing: played are " in process.communicate()[1]
+
+
+@pytest.mark.ros
 def test_event_packets_of_the_generated_recording_arrive(tmp_path: Path, listeners: Any) -> None:
     pytest.importorskip("event_camera_msgs.msg", reason="event_camera_msgs is not installed")
     from sdt_ros.simulation.patterns import EVENTS_TOPIC, write_pattern_bag

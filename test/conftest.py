@@ -7,6 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in each run, so that a run says something about the change it tests. HYPOTHESIS_PROFILE=random draws
+# others each time: that is how new faults are found.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("random")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # Before anything imports rclpy, and inherited by every process that a test starts. Two runs on one machine are told
 # apart by their process ids; 0 to 101 are the domains that Linux leaves free of ephemeral ports.

@@ -179,9 +179,8 @@ class BuildInterfaces(build_ext):
         extension.define_macros = [("ROS_PACKAGE_NAME", f'"{name}"'), ("FASTCDR_DYN_LINK", None)]
         extension.include_dirs = [*map(str, headers), numpy.get_include(), str(prefix / "include")]
         extension.include_dirs += [str(path) for path in sorted((prefix / "include").iterdir()) if path.is_dir()]
-        extension.library_dirs = [str(prefix / "lib")]
-        # <prefix>/lib, seen from <prefix>/lib/pythonX.Y/site-packages/<package>
-        extension.runtime_library_dirs = ["$ORIGIN/../../.."]
+        # <prefix>/lib, when linking and as seen from <prefix>/lib/pythonX.Y/site-packages/<package>
+        vars(extension).update(library_dirs=[str(prefix / "lib")], runtime_library_dirs=["$ORIGIN/../../.."])
         kinds = ("rosidl_generator_c", "rosidl_generator_py", *TYPE_SUPPORTS)
         extension.libraries = [f"{used}__{kind}" for used in USES for kind in kinds]
         extension.libraries += [*TYPE_SUPPORTS, "rosidl_typesupport_fastrtps_cpp", "fastcdr"]

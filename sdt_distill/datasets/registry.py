@@ -78,6 +78,8 @@ def select(root: Path, name: str, config: SampleConfig | None = None, split: str
     if name == "simulation":
         return list(_simulations(root, config, split))
     config = config or SampleConfig()
+    if not root.exists():
+        raise DatasetError(f"{name}: there is nothing at {root}")
     readers = find_readers(root, name, config)
     if not readers and name == "dense":
         readers = [dense.DenseSequence(p, p.resolve().name, config) for p in dense.find_sequences(root, "depth/data")]

@@ -67,6 +67,14 @@ class ByteStream:
         self.restart()
         return not first
 
+    def is_open(self, encoding: str, width: int, height: int) -> bool:
+        """Whether packets of this format and sensor size continue the stream, as `open` would find."""
+        try:
+            parsed = parse_encoding(encoding)
+            return (parsed, *sensor_size(parsed, width, height)) == (self.encoding, self.width, self.height)
+        except ValueError:
+            return False
+
     def restart(self) -> None:
         """Forget place and time, as for another camera; the counters stay."""
         fresh = s.new_state()

@@ -67,12 +67,14 @@ class SpikeWindow:
 
 @dataclass(slots=True)
 class WindowCounters:
-    """What became of the windows: finished + empty = due.
+    """What became of the windows: finished + empty + shed = due.
 
     Attributes:
         due: windows whose time has passed since the stream began.
         finished: windows handed over.
         empty: windows with too few events.
+        shed: windows of which packets were left undecoded.
+        early: windows closed by `close_open`, among the finished and empty ones.
         events: events that fell into any window's time.
         late: events that arrived after a window of their time was closed.
         time_jumps: jumps of the sensor's time that made the windows start over.
@@ -82,6 +84,8 @@ class WindowCounters:
     due: int = 0
     finished: int = 0
     empty: int = 0
+    shed: int = 0
+    early: int = 0
     events: int = 0
     late: int = 0
     time_jumps: int = 0
@@ -94,6 +98,7 @@ class _OpenWindow:
     slot: int
     edges: list[int]
     events: int = 0
+    is_whole: bool = True
 
 
 class SpikeBinner:
@@ -159,8 +164,23 @@ class SpikeBinner:
             self._free.append(window.slot)
         self._open.clear()
         self._latest: int | None = None
+        self._has_gap = False  # packets were left out since the latest time
         self._first = self._next = 0  # index of the first window since the restart, and of the next one to open
         self._aim_at_nothing()
+
+    def shed(self) -> None:
+        """Packets are left out from here to the next ones that are added: no window that they may touch is finished."""
+        for window in self._open:
+            window.is_whole = False
+        self._has_gap = self._latest is not None
+        self._aim_at_nothing()
+
+    def close_open(self) -> None:
+        """Close the windows that have begun, though no time has come that shows their end."""
+        self._aim_at_nothing()
+        while self._open:
+            self.counters.early += 1
+            self._close(self._open.pop(0))
 
     def add(self, stream: ByteStream, words: np.ndarray) -> None:
         """Bin the events of a packet's words; hands over each window that they finish."""
@@ -200,6 +220,8 @@ class SpikeBinner:
         self._pass_over(t)
         while self._schedule.start(self._next) <= t:
             self._open_next()
+            self._open[-1].is_whole = not (self._has_gap and self._open[-1].edges[0] < t)
+        self._has_gap = False
         self._aim(t)
 
     def _pass_over(self, t: int) -> None:
@@ -207,7 +229,10 @@ class SpikeBinner:
         missed = self._schedule.ended_by(t) - self._next + 1
         if missed > 0:
             self.counters.due += missed
-            self.counters.empty += missed
+            if self._has_gap:
+                self.counters.shed += missed
+            else:
+                self.counters.empty += missed
             self._next += missed
 
     def _open_next(self) -> None:
@@ -224,7 +249,10 @@ class SpikeBinner:
             _home=self._free, _slot=window.slot,
         )  # fmt: skip
         self._decode_ns = 0
-        if window.events < max(1, self.config.min_events):
+        if not window.is_whole:
+            self.counters.shed += 1
+            finished.release()
+        elif window.events < max(1, self.config.min_events):
             self.counters.empty += 1
             finished.release()
         else:

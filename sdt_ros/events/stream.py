@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ DECODERS = {"native": ByteStream, "event_camera_py": EventCameraPyStream}
 STAMP_BACK_NS = 500_000_000  # stamps of one run never go back by more: bags that loop and reset clocks do
 CLOCK_AHEAD_NS = -500_000_000  # a packet cannot arrive before it was sent: the sensor's clock has leapt
 CLOCK_BEHIND_NS = 5_000_000_000  # nor be delayed by this much in any living system
+STRAGGLERS = 16  # packets behind their time in a row, at most: more of them are another run, as of a short bag that loops
 
 
 @dataclass(slots=True)
@@ -28,8 +30,10 @@ class PacketCounters:
     Attributes:
         received: packets taken or rejected.
         rejected: packets that could not be read (unknown encoding, senseless geometry).
-        lost: packets that never arrived, by gaps in `seq`.
+        lost: packets that were not there when their turn came, by gaps in `seq`.
         duplicates: packets that had arrived before.
+        reordered: packets that arrived behind a later one, and were dropped; they were counted as lost.
+        shed: packets left undecoded by `shed`.
         restarts: times that the stream started over.
         payload_bytes: bytes of events.
     """
@@ -38,6 +42,8 @@ class PacketCounters:
     rejected: int = 0
     lost: int = 0
     duplicates: int = 0
+    reordered: int = 0
+    shed: int = 0
     restarts: int = 0
     payload_bytes: int = 0
 
@@ -88,6 +94,8 @@ class EventStream:
         self._on_notice = on_notice
         self._packet: EventPacket | None = None  # the last one taken
         self._rejected_since_packet = 0
+        self._numbers: deque[int] = deque(maxlen=1000)  # of packets taken, to tell a duplicate from a straggler
+        self._stragglers = 0  # in a row
         self._received_ns = 0
         self._last_stamp_ns: int | None = None
         self._lost_since_window = 0
@@ -132,8 +140,7 @@ class EventStream:
             self.packets.rejected += 1
             self._rejected_since_packet += 1
             raise
-        self._packet = packet
-        self._rejected_since_packet = 0
+        self._note(packet)
         self.packets.payload_bytes += packet.payload.nbytes
         if self._binner is None:
             self._binner = self._make_binner()
@@ -153,6 +160,44 @@ class EventStream:
                 "set a shorter event_message_time_threshold in the driver"
             )
 
+    def shed(self, packet: EventPacket) -> None:
+        """Take note of the next packet without decoding it, because decoding is behind.
+
+        The windows that it belongs to are neither finished nor empty: they count as `shed`. A packet that could not
+        be read, or that begins another stream, is decoded all the same, so that nothing is lost but depth.
+
+        Args:
+            packet: the packet.
+
+        Raises:
+            ValueError: as `push` does.
+        """
+        if self._binner is None or not self._bytes.is_open(packet.encoding, packet.width, packet.height):
+            self.push(packet)
+            return
+        self.packets.received += 1
+        if not self._in_sequence(packet):
+            return
+        self.packets.shed += 1
+        self._note(packet)
+        self._bytes.resync()
+        self._binner.shed()
+
+    def close_open_windows(self) -> None:
+        """Hand over the windows that hold events, as after a silence in which no packet has shown that they ended.
+
+        Events of their time that come yet are counted as late.
+        """
+        if self._binner is not None and self._packet is not None:
+            self._received_ns = time.monotonic_ns()
+            self._binner.close_open()
+
+    def _note(self, packet: EventPacket) -> None:
+        """Remember a packet as the last one."""
+        self._packet = packet
+        self._rejected_since_packet = self._stragglers = 0
+        self._numbers.append(packet.seq)
+
     def restart(self, reason: str) -> None:
         """Start over, as for another camera: state, clock and open windows are given up; the counters stay."""
         self.packets.restarts += 1
@@ -161,7 +206,8 @@ class EventStream:
         if self._binner is not None:
             self._binner.restart()
         self._packet = None
-        self._rejected_since_packet = 0
+        self._rejected_since_packet = self._stragglers = 0
+        self._numbers.clear()
         self._last_stamp_ns = None
         self._on_notice(f"event stream started over: {reason}")
 
@@ -184,6 +230,14 @@ class EventStream:
         if packet.stamp_ns < last.stamp_ns - STAMP_BACK_NS:
             self.restart(f"stamps went back by {(last.stamp_ns - packet.stamp_ns) / 1e9:.3f} s")
             return True
+        if numbered and packet.seq <= last.seq and packet.stamp_ns <= last.stamp_ns and self._stragglers < STRAGGLERS:
+            # Behind its time by number and stamp: a detour on its way, not a camera that starts anew, whose stamps grow.
+            self._stragglers += 1
+            if packet.seq in self._numbers:
+                self.packets.duplicates += 1
+            else:
+                self.packets.reordered += 1
+            return False
         if numbered and packet.seq <= last.seq:
             self.restart(f"packet numbers went back from {last.seq} to {packet.seq}")
             return True

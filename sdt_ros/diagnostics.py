@@ -8,13 +8,18 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from sdt_ros.events import EventStream
 from sdt_ros.inference import Ledger
+from sdt_ros.load import Carried
 from sdt_ros.outputs import Totals
 
 # With ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST the transports have no effect: 17 of 300 packets of 0.8 MB arrived.
 LARGE_DATA_HINT = (
     "set FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA for camera and node, as depth.launch.py does, and leave "
-    "ROS_AUTOMATIC_DISCOVERY_RANGE at SUBNET"
+    "ROS_AUTOMATIC_DISCOVERY_RANGE at SUBNET, because LOCALHOST disables it"
 )
+LARGE_BYTES = 64_000  # of a packet: above, it is cut into datagrams, and one lost piece loses it all
+_UNKNOWN = Carried()
+_NEAR = 0.8  # share of what can be carried above which the limit is told
+_STORM = 0.5  # share of ones in a window's spikes: no scene does that
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,15 @@ class Counts:
         truncated: bytes at packets' ends that make no whole word.
         published: windows published.
         failed: windows that the network failed on.
-        skipped: windows skipped.
+        skipped: windows skipped, those of undecoded packets among them.
         empty: windows with too few events.
+        late: events behind their window's end.
+        early: windows closed by silence.
+        duplicates: packets that had arrived before.
+        reordered: packets that arrived behind a later one.
+        shed: packets left undecoded because decoding was behind.
+        payload_bytes: bytes of the packets.
+        time_jumps: jumps of the sensor's time.
     """
 
     packets: int = 0
@@ -48,6 +60,13 @@ class Counts:
     failed: int = 0
     skipped: int = 0
     empty: int = 0
+    late: int = 0
+    early: int = 0
+    duplicates: int = 0
+    reordered: int = 0
+    shed: int = 0
+    payload_bytes: int = 0
+    time_jumps: int = 0
 
     @classmethod
     def of(cls, stream: EventStream, ledger: Ledger, totals: Totals) -> Counts:
@@ -64,8 +83,15 @@ class Counts:
             truncated=decoding.truncated,
             published=totals.published,
             failed=totals.failed,
-            skipped=ledger.skipped,
+            skipped=ledger.skipped + windows.shed,
             empty=windows.empty,
+            late=windows.late,
+            early=windows.early,
+            duplicates=packets.duplicates,
+            reordered=packets.reordered,
+            shed=packets.shed,
+            payload_bytes=packets.payload_bytes,
+            time_jumps=windows.time_jumps,
         )
 
     def __sub__(self, before: Counts) -> Counts:
@@ -115,9 +141,17 @@ class Health:
         calibration_problem: why a calibration cannot be used; empty where none is wrong.
         rejection: why the last rejected packet was.
         failure: how the network last failed on a window.
+        device_lost: why the network had to leave its device; empty where it did not.
         latency_ms: of the last depth image.
-        network_ms: the same, the network's part.
+        network_ms: what the network takes for a window.
         period_ms: time from window to window.
+        load: what decoding takes, and what it could carry.
+        density: share of ones in the last window's spikes.
+        eventless_s: seconds since the last packet with events.
+        hot_pixels: columns and rows of pixels that never rest.
+        masks_hot_pixels: whether they are left out.
+        rivals: how many others publish on `depth_topic`.
+        depth_topic: where depth is published.
         second: counts of the second.
         total: counts since activation.
     """
@@ -134,9 +168,17 @@ class Health:
     calibration_problem: str = ""
     rejection: str = ""
     failure: str = ""
+    device_lost: str = ""
     latency_ms: float = 0.0
     network_ms: float = 0.0
     period_ms: float = 0.0
+    load: Carried = _UNKNOWN
+    density: float = 0.0
+    eventless_s: float = 0.0
+    hot_pixels: tuple[tuple[int, int], ...] = ()
+    masks_hot_pixels: bool = False
+    rivals: int = 0
+    depth_topic: str = ""
     second: Counts = Counts()
     total: Counts = Counts()
 
@@ -155,7 +197,68 @@ def _errors(health: Health) -> list[str]:
         found.append(f"the network failed on {second.failed} windows: {health.failure}")
     if health.silence_s > health.max_silence_s:
         who = f"publishers: {health.publishers}" if health.publishers else "nobody publishes it"
-        found.append(f"no event packets for {health.silence_s:.1f} s on {health.topic} ({who})")
+        found.append(f"no event packets for {health.silence_s:.1f} s on {health.topic} ({who}): the camera is dead")
+    return found
+
+
+def _limits(health: Health) -> str:
+    """From which load on windows will be skipped, as far as it is known."""
+    known = [f"network takes {health.network_ms:.0f} of {health.period_ms:.0f} ms"] if health.network_ms else []
+    if health.load.most_mev_s:
+        now = health.second.events / 1e6
+        known.append(f"decoding would fill its core at {health.load.most_mev_s:.3g} Mev/s, now {now:.3g}")
+    return "; ".join(known)
+
+
+def _load_warnings(health: Health) -> list[str]:
+    """Windows that are skipped, or soon will be."""
+    second, load = health.second, health.load
+    if second.skipped:
+        return [
+            f"falling behind: {second.skipped} of {second.due} windows skipped"
+            + (f", {second.shed} packets left undecoded" if second.shed else "")
+            + f"; {_limits(health)}; lower rate_hz"
+        ]
+    is_near = health.network_ms > _NEAR * health.period_ms > 0 or load.busy > _NEAR
+    return [f"near the limit, windows will be skipped above it: {_limits(health)}"] if is_near else []
+
+
+def _sequence_warnings(health: Health) -> list[str]:
+    """Packets that were lost, or took a detour."""
+    second, found = health.second, []
+    if second.lost:
+        mean = second.payload_bytes / max(1, second.packets)
+        cure = (
+            f"packets have {mean / 1000:.0f} kB: {LARGE_DATA_HINT}"
+            if mean > LARGE_BYTES
+            else "the machine or the network between camera and node is overloaded"
+        )
+        found.append(f"{second.lost} packets lost; {cure}")
+    if second.reordered or second.duplicates:
+        found.append(f"{second.reordered} packets out of order and {second.duplicates} duplicates dropped")
+    if second.time_jumps:
+        found.append(f"the sensor's time jumped {second.time_jumps} times")
+    return found
+
+
+def _scene_warnings(health: Health) -> list[str]:
+    """What the events themselves say about the camera."""
+    found = []
+    if health.second.packets and health.eventless_s > health.max_silence_s:
+        found.append(
+            f"packets without events for {health.eventless_s:.1f} s: the camera lives, and nothing moves before it "
+            "(or its lens is covered)"
+        )
+    if health.density > _STORM and health.second.published:
+        found.append(
+            f"event storm: {100 * health.density:.0f} % of all pixels and bins have events: look for flickering "
+            "light or too low thresholds"
+        )
+    if health.hot_pixels:
+        first = ", ".join(f"({x}, {y})" for x, y in health.hot_pixels[:5])
+        more = f" and {len(health.hot_pixels) - 5} more" if len(health.hot_pixels) > 5 else ""
+        done = "masked" if health.masks_hot_pixels else "mask_hot_pixels:=true leaves them out"
+        found.append(f"hot pixels (column, row): {first}{more}; {done}")
     return found
 
 
@@ -164,13 +267,7 @@ def _warnings(health: Health) -> list[str]:
     second = health.second
     found = []
     if health.state == "active":
-        if second.skipped:
-            found.append(
-                f"falling behind: {second.skipped} of {second.due} windows skipped; the network takes "
-                f"{health.network_ms:.0f} ms, a window is due every {health.period_ms:.0f} ms: lower rate_hz"
-            )
-        if second.lost:
-            found.append(f"{second.lost} packets lost; {LARGE_DATA_HINT}")
+        found += _load_warnings(health) + _sequence_warnings(health) + _scene_warnings(health)
         if second.damaged:
             found.append(
                 f"damaged packets: {second.truncated} bytes cut off, {second.unknown} words unknown, {second.outside} "
@@ -187,6 +284,10 @@ def _warnings(health: Health) -> list[str]:
             found.append(health.calibration_problem)
         elif not health.calibrated:
             found.append("no calibration: camera_info is empty, set camera_info_url or publish ~/camera_info")
+        if health.rivals:
+            found.append(f"{health.rivals} more publish on {health.depth_topic}: give each node a namespace")
+    if health.device_lost:
+        found.append(f"the device is lost, the network runs on the CPU: {health.device_lost}")
     if health.untrained:
         found.append("UNTRAINED WEIGHTS: the depth has no meaning")
     return found
@@ -207,15 +308,24 @@ def status(health: Health, name: str, hardware_id: str) -> DiagnosticStatus:
         "windows published [1/s]": second.published,
         "windows skipped [1/s]": second.skipped,
         "windows empty [1/s]": second.empty,
+        "windows closed by silence in all": total.early,
         "packets [1/s]": second.packets,
         "packets lost [1/s]": second.lost,
         "packets lost in all": total.lost,
+        "packets reordered in all": total.reordered,
+        "packets duplicate in all": total.duplicates,
+        "packets left undecoded in all": total.shed,
         "packets rejected [1/s]": second.rejected,
         "stream resets in all": total.restarts,
         "events [1/s]": second.events,
+        "events late in all": total.late,
         "silence [s]": f"{health.silence_s:.2f}",
         "latency, last packet to depth [ms]": f"{health.latency_ms:.1f}",
         "network [ms]": f"{health.network_ms:.1f}",
+        "decoding, share of its core": f"{health.load.busy:.3f}",
+        "decoding would fill its core at [Mev/s]": f"{health.load.most_mev_s:.4g}",
+        "load": _limits(health),
+        "hot pixels": len(health.hot_pixels),
         "calibrated": health.calibrated,
     }
     message.values = [KeyValue(key=key, value=str(value)) for key, value in figures.items()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import threading
 import time
@@ -12,18 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy import subscription
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import NameValidationException, ParameterException
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo
 
 from event_camera_msgs.msg import EventPacket as EventPacketMessage
@@ -31,8 +27,9 @@ from sdt_ros import parameters
 from sdt_ros.calibration import CalibrationSource
 from sdt_ros.diagnostics import Health, Seconds, status
 from sdt_ros.events import EventPacket
+from sdt_ros.load import Carried, carried
 from sdt_ros.pipeline import Pipeline
-from sdt_ros.thread_names import name_thread
+from sdt_ros.serving import serve
 
 LONGEST_WAIT_NS = 10_000_000_000  # of a packet in the middleware that can be believed
 
@@ -52,13 +49,16 @@ class DepthNode(LifecycleNode):
         self._state = "unconfigured"
         self._problem = self._rejection = ""
         self._seconds = Seconds()
-        self._last_packet_ns = time.monotonic_ns()
+        self._last_packet_ns = self._last_events_ns = time.monotonic_ns()
+        self._last_tick: tuple[int, int, int] = (0, 0, 0)  # thread, its processor time, the clock [ns]
         parameters.declare(self)
         self.config = parameters.read(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # On the steady clock: a stopped /clock is among what diagnostics must be able to report.
-        self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
+        self.create_timer(0.1, self._look_at_silence, clock=steady)
 
     # --- transitions --------------------------------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ class DepthNode(LifecycleNode):
             self._unsubscribe()
             return self._refuse("activate", error)
         self._seconds.restart()
-        self._last_packet_ns = time.monotonic_ns()
+        self._last_packet_ns = self._last_events_ns = time.monotonic_ns()
         self._state = "active"
         self.get_logger().info(f"waiting for events on {self._subscriptions_made[0].topic_name}")
         return super().on_activate(state)
@@ -125,6 +125,21 @@ class DepthNode(LifecycleNode):
         """Stop the inference thread and destroy the node."""
         self._release()
         super().destroy_node()
+
+    @property
+    def starts_itself(self) -> bool:
+        """Whether it is to configure and activate itself."""
+        return self.config.autostart
+
+    @property
+    def fatal(self) -> str:
+        """Why it cannot go on; empty while it can."""
+        return "" if self._pipeline is None else self._pipeline.fatal
+
+    def publish_last_words(self) -> None:
+        """Say in the diagnostics why the node ends."""
+        self._problem = self.fatal
+        self._publish_diagnostics()
 
     def _refuse(self, transition: str, error: Exception) -> TransitionCallbackReturn:
         """Say why a transition is not possible: rclpy takes exceptions without a word."""
@@ -186,12 +201,20 @@ class DepthNode(LifecycleNode):
         )
         if self._pipeline is None:  # given up while the packet was on its way
             return
+        events = self._pipeline.stream.windows.events
         try:
             self._pipeline.push(packet, received_ns)
+            if self._pipeline.stream.windows.events != events:
+                self._last_events_ns = received_ns
         except (ValueError, MemoryError) as error:
             if str(error) != self._rejection:
                 self._rejection = str(error)
                 self.get_logger().error(f"packet {packet.seq} rejected: {error}")
+
+    def _look_at_silence(self) -> None:
+        # In simulated time, silence on the host's clock says nothing about the camera's.
+        if self._state == "active" and self._pipeline is not None and not self.get_parameter("use_sim_time").value:
+            self._pipeline.close_after((time.monotonic_ns() - self._last_packet_ns) / 1e6)
 
     # --- parameters and diagnostics -----------------------------------------------------------------------------------
 
@@ -221,6 +244,9 @@ class DepthNode(LifecycleNode):
         topic = self._subscriptions_made[0].topic_name if self._subscriptions_made else ""
         calibration_problem = self._calibrations.problem(*pipeline.stream.sensor_size)
         stats, total = pipeline.last_stats, pipeline.counts()
+        second = self._seconds.passed(total)
+        now_ns = time.monotonic_ns()
+        depth_topic, rivals = pipeline.rivals()
         return Health(
             state=self._state,
             problem=self._problem,
@@ -228,18 +254,36 @@ class DepthNode(LifecycleNode):
             untrained=pipeline.estimator.is_untrained,
             topic=topic,
             publishers=self.count_publishers(topic) if topic else 0,
-            silence_s=(time.monotonic_ns() - self._last_packet_ns) / 1e9,
+            silence_s=(now_ns - self._last_packet_ns) / 1e9,
             max_silence_s=config.max_silence_s,
             calibrated=self._calibrations.current is not None and not calibration_problem,
             calibration_problem=calibration_problem,
             rejection=self._rejection,
             failure=pipeline.failure,
+            device_lost=pipeline.device_lost,
             latency_ms=0.0 if stats is None else stats.latency_ms,
-            network_ms=0.0 if stats is None else stats.network_ms,
+            network_ms=pipeline.network_ms,
             period_ms=1000.0 / config.rate_hz,
-            second=self._seconds.passed(total),
+            load=self._load(second.packets, second.events),
+            density=0.0 if stats is None else stats.spike_density,
+            eventless_s=(now_ns - self._last_events_ns) / 1e9,
+            hot_pixels=tuple(pipeline.hot_pixels()),
+            masks_hot_pixels=config.mask_hot_pixels,
+            rivals=rivals,
+            depth_topic=depth_topic,
+            second=second,
             total=total,
         )
+
+    def _load(self, packets: int, events: int) -> Carried:
+        """What this thread, which takes and decodes packets, has done since it was last asked."""
+        assert self._pipeline is not None
+        before = self._last_tick
+        self._last_tick = tick = (threading.get_ident(), time.thread_time_ns(), time.monotonic_ns())
+        if tick[0] != before[0]:  # the first time in this thread
+            return Carried()
+        busy_s, seconds = (tick[1] - before[1]) / 1e9, (tick[2] - before[2]) / 1e9
+        return carried(self._pipeline.decode_cost, packets, events, busy_s, seconds)
 
 
 def _timed_callback(callback: Callable[[Any, int], None]) -> Callable[..., None]:
@@ -261,53 +305,11 @@ def _timed_callback(callback: Callable[[Any, int], None]) -> Callable[..., None]
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until Ctrl-C or SIGTERM; returns the exit code: 0 when stopped, 1 when it cannot start."""
-    stop = threading.Event()
+    """Run the node until Ctrl-C or SIGTERM; returns the exit code.
 
-    def on_signal(number: int, frame: Any) -> None:
-        for one in (signal.SIGINT, signal.SIGTERM):  # a second one must not break the clean-up
-            signal.signal(one, signal.SIG_IGN)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    try:
-        rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
-        node = DepthNode()
-    except (RuntimeError, ValueError, ParameterException, NameValidationException) as error:
-        rclpy.logging.get_logger("depth").fatal(f"cannot start: {error}")
-        rclpy.try_shutdown()
-        return 1
-    try:
-        return _serve(node, stop)
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-
-
-def _serve(node: DepthNode, stop: threading.Event) -> int:
-    if node.config.autostart:
-        for transition in (node.trigger_configure, node.trigger_activate):
-            if stop.is_set():
-                return 0
-            if transition() != TransitionCallbackReturn.SUCCESS:
-                node.get_logger().fatal("cannot start, see the error before; autostart:=false keeps the node alive")
-                return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-
-    def spin() -> None:
-        name_thread("executor")
-        executor.spin()
-
-    spinning = threading.Thread(target=spin, name="executor", daemon=True)
-    spinning.start()
-    while spinning.is_alive() and not stop.wait(0.5):
-        pass
-    crashed = not stop.is_set()
-    executor.shutdown()
-    spinning.join()
-    return int(crashed)
+    0 when stopped, 1 when it cannot start, 3 when its device is lost and `on_device_error` is stop.
+    """
+    return serve(DepthNode, args)
 
 
 def add_parser(subparsers: Any) -> None:

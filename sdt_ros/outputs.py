@@ -68,6 +68,11 @@ class Outputs:
         while self._publishers:
             self._node.destroy_lifecycle_publisher(self._publishers.pop())
 
+    def rivals(self) -> tuple[str, int]:
+        """The depth topic's name, and how many others publish on it."""
+        topic = str(self._image.topic_name)
+        return topic, max(0, self._node.count_publishers(topic) - 1)
+
     def now_ns(self) -> int:
         """ROS time [ns since the epoch]."""
         return int(self._node.get_clock().now().nanoseconds)
@@ -125,8 +130,21 @@ class Totals:
     failed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class NotOffered:
+    """Windows that never reached the inference thread, as counted when the last one did: of one instant.
+
+    Attributes:
+        empty: with too few events.
+        shed: of which packets were left undecoded.
+    """
+
+    empty: int = 0
+    shed: int = 0
+
+
 def statistics(
-    header: Header, window: SpikeWindow, stream: EventStream, ledger: Ledger, totals: Totals, empty: int
+    header: Header, window: SpikeWindow, stream: EventStream, ledger: Ledger, totals: Totals, others: NotOffered
 ) -> Stats:
     """Statistics of a window and of all since activation; runtime, rates and times are the caller's to add.
 
@@ -136,7 +154,7 @@ def statistics(
         stream: where it came from.
         ledger: of the inference thread.
         totals: of the node.
-        empty: windows with too few events, as counted when the last window was offered.
+        others: windows that were not offered to that thread.
     """
     message = Stats(header=header)
     message.events = window.events
@@ -145,12 +163,16 @@ def statistics(
     message.decode_ms = window.decode_ns / 1e6
     message.window = window.index
     message.windows_published = totals.published
-    message.windows_skipped = ledger.skipped + totals.failed
-    message.windows_empty = empty
-    message.windows_due = ledger.offered - ledger.waiting + empty
+    message.window_packets_lost = window.packets_lost
+    message.windows_skipped = ledger.skipped + totals.failed + others.shed
+    message.windows_empty = others.empty
+    message.windows_due = ledger.offered - ledger.waiting + others.empty + others.shed
     message.packets_received = stream.packets.received
     message.packets_lost = stream.packets.lost
     message.packets_rejected = stream.packets.rejected
+    message.packets_duplicate = stream.packets.duplicates
+    message.packets_reordered = stream.packets.reordered
+    message.packets_shed = stream.packets.shed
     decoding, windows = stream.decoding, stream.windows
     message.events_received = windows.events
     message.events_outside = decoding.outside

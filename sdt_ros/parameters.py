@@ -35,6 +35,9 @@ class NodeConfig:
     allow_untrained: bool = _parameter(False, "run with random weights where there are none; depth has no meaning then")
     preset: str = _parameter("sdt_tiny", "network used while untrained", choices=tuple(presets))
     device: str = _parameter("auto", "auto, cpu, cuda or cuda:N")
+    on_device_error: str = _parameter(
+        "cpu", "when the GPU is lost or out of memory: cpu goes on there, stop ends the node", choices=("cpu", "stop")
+    )
     threads: int = _parameter(0, "CPU threads of the network; 0: torch's choice", 0, 256)
     window_ms: float = _parameter(0.0, "length of a window [ms]; 0: as trained", 0.0, 10_000.0)
     bins: int = _parameter(0, "time bins of a window; 0: as trained", 0, 64)
@@ -44,6 +47,10 @@ class NodeConfig:
     camera_info_url: str = _parameter("", "calibration, file:///... or package://...; empty: the topic ~/camera_info")
     frame_id: str = _parameter("", "optical frame of the images; empty: the camera's", live=True)
     max_silence_s: float = _parameter(1.0, "longest silence that is no error [s]", 0.05, 3600.0, live=True)
+    idle_flush_ms: float = _parameter(
+        0.0, "silence after which an open window is closed, two windows at least [ms]; 0: never", 0.0, 60_000.0, live=True
+    )
+    mask_hot_pixels: bool = _parameter(False, "leave pixels that never rest out of the windows", live=True)
     colormap_min_m: float = _parameter(1.0, "distance at the near end of ~/depth/color [m]", 0.01, 10_000.0, live=True)
     colormap_max_m: float = _parameter(50.0, "distance at the far end of ~/depth/color [m]", 0.01, 10_000.0, live=True)
     rates_every: int = _parameter(

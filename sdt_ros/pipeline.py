@@ -14,13 +14,16 @@ from sdt_ros.calibration import CalibrationSource
 from sdt_ros.diagnostics import Counts
 from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
 from sdt_ros.events.encodings import CODECS
+from sdt_ros.hot_pixels import HotPixels
 from sdt_ros.inference import InferenceThread
+from sdt_ros.load import DecodeCost, Shedding
 from sdt_ros.loading import load_estimator
 from sdt_ros.msg import Stats
 from sdt_ros.network import EnergyReport
-from sdt_ros.outputs import Outputs, Totals, WindowTimes, add_rates, add_times, statistics
+from sdt_ros.outputs import NotOffered, Outputs, Totals, WindowTimes, add_rates, add_times, statistics
 from sdt_ros.parameters import NodeConfig
 from sdt_ros.runtime import DepthEstimator
+from sdt_ros.runtime.device import DeviceError
 from sdt_ros.settle import settle
 
 if TYPE_CHECKING:
@@ -37,6 +40,10 @@ class Pipeline:
         stream: from packets to windows; a new one after each `start_over`.
         last_stats: the statistics published last, since then.
         failure: how the network last failed on a window; empty where it never did.
+        device_lost: why the network had to leave its device; empty where it did not.
+        fatal: why no more windows are taken; empty while they are.
+        network_ms: what the network takes for a window, smoothed.
+        decode_cost: what decoding takes.
     """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig, calibrations: CalibrationSource) -> None:
@@ -50,6 +57,9 @@ class Pipeline:
         self._logger = node.get_logger()
         self._outputs: Outputs | None = None
         self._inference = InferenceThread(self._process)
+        self.device_lost = self.fatal = ""
+        self.network_ms = 0.0
+        self.decode_cost = DecodeCost()
         try:
             self.estimator: DepthEstimator = self._inference.call(self._load)
             self._outputs = Outputs(node)
@@ -95,7 +105,9 @@ class Pipeline:
         )
         self._inference.reset()
         self._totals = Totals()
-        self._empty = 0  # windows with too few events, as counted when the last window was offered
+        self._others = NotOffered()
+        self._shedding = Shedding()
+        self._hot = HotPixels()
         self._report: EnergyReport | None = None
         self.last_stats: Stats | None = None
         self.failure = ""
@@ -112,17 +124,37 @@ class Pipeline:
         self._config = config
 
     def push(self, packet: EventPacket, received_ns: int) -> None:
-        """Take the next packet, received at that time on the monotonic clock [ns].
+        """Take the next packet, received at that time on the monotonic clock [ns]; undecoded while decoding is behind.
 
         Raises:
             ValueError: the packet cannot be read.
             MemoryError: there is not enough for windows of the packet's size.
         """
-        self.stream.push(packet, received_ns)
+        stream = self.stream
+        closed, events = stream.windows.finished + stream.windows.empty, stream.windows.events
+        if self._shedding.sheds((time.monotonic_ns() - received_ns) / 1e6, self._longest_wait_ms(), closed):
+            stream.shed(packet)
+            return
+        began_ns = time.thread_time_ns()
+        stream.push(packet, received_ns)
+        self.decode_cost.add(stream.windows.events - events, time.thread_time_ns() - began_ns)
         # The first packet tells the size; the network gets used to it before the first window is complete.
         if self.stream.spike_size != self._warmed_size and not self._is_warming:
             self._warmed_size, self._is_warming = self.stream.spike_size, True
             self._inference.submit(self._warm_up)
+
+    def _longest_wait_ms(self) -> float:
+        """How long a packet may wait, so that its window's depth is at most two windows late."""
+        windows = self.stream.config
+        window_ms = max(windows.window_ms, 1000.0 / windows.rate_hz)
+        return max(window_ms, 2 * window_ms - self.network_ms)
+
+    def close_after(self, silence_ms: float) -> None:
+        """Close the open windows if there has been no packet for longer than `idle_flush_ms` and two windows."""
+        windows = self.stream.config
+        patience_ms = max(self._config.idle_flush_ms, 2 * windows.window_ms, 2000.0 / windows.rate_hz)
+        if self._config.idle_flush_ms and silence_ms > patience_ms:
+            self.stream.close_open_windows()
 
     def flush(self) -> None:
         """Wait until the window in the network is done; one that waits is given up."""
@@ -138,11 +170,21 @@ class Pipeline:
         """What was counted since the last `start_over`."""
         return Counts.of(self.stream, self._inference.ledger, self._totals)
 
+    def rivals(self) -> tuple[str, int]:
+        """The depth topic's name, and how many others publish on it."""
+        assert self._outputs is not None
+        return self._outputs.rivals()
+
+    def hot_pixels(self) -> list[tuple[int, int]]:
+        """Columns and rows of the sensor's pixels that never rest; of the first ones where a cell covers several."""
+        (height, width), (rows, columns) = self.stream.sensor_size, self.stream.spike_size
+        return [(int(x) * width // columns, int(y) * height // rows) for y, x in self._hot.found] if rows else []
+
     def _notice(self, text: str) -> None:
         self._logger.warning(text, throttle_duration_sec=1.0)
 
     def _on_window(self, window: SpikeWindow) -> None:
-        self._empty = self.stream.windows.empty
+        self._others = NotOffered(self.stream.windows.empty, self.stream.windows.shed)
         self._inference.offer(window)
 
     # --- in the inference thread --------------------------------------------------------------------------------------
@@ -151,6 +193,8 @@ class Pipeline:
         size = self._warmed_size
         try:
             self.estimator.warm_up(*size)
+        except DeviceError as error:
+            self._leave_device(error)
         except Exception as error:
             self._logger.error(f"the network cannot take windows of {size[1]}x{size[0]} px: {error}")
         finally:
@@ -158,7 +202,13 @@ class Pipeline:
 
     def _process(self, window: SpikeWindow) -> None:
         try:
-            self._publish(window)
+            if self.fatal:
+                self._totals.failed += 1
+            else:
+                self._publish(window)
+        except DeviceError as error:
+            self._totals.failed += 1
+            self._leave_device(error)
         except Exception as error:  # whatever the network meets, the next window may do better, and people must know
             self._totals.failed += 1
             if str(error) != self.failure:
@@ -167,23 +217,45 @@ class Pipeline:
         finally:
             window.release()
 
+    def _leave_device(self, error: DeviceError) -> None:
+        """Go on with the CPU, or give up, as `on_device_error` says."""
+        self.failure = str(error)
+        if self._config.on_device_error == "stop" or self.device_lost:
+            self.fatal = f"the device is lost: {error}"
+            self._logger.fatal(f"{self.fatal}; the node stops")
+            return
+        self._logger.error(f"the device is lost: {error}; going on with the CPU")
+        try:
+            estimator = load_estimator(dataclasses.replace(self._config, device="cpu"), self._notice)
+            estimator.warm_up(*self._warmed_size)
+        except Exception as another:
+            self.fatal = f"the device is lost: {error}; the CPU cannot go on: {another}"
+            self._logger.fatal(self.fatal)
+            return
+        self.estimator, self.device_lost = estimator, str(error)
+
     def _publish(self, window: SpikeWindow) -> None:
         estimator, stream, outputs, config = self.estimator, self.stream, self._outputs, self._config
         assert outputs is not None
         times = WindowTimes(taken_ns=time.monotonic_ns())
+        self._hot.look(window.spikes)
+        if config.mask_hot_pixels:
+            self._hot.mask(window.spikes)
         every = config.rates_every
         if every and self._totals.published % every == 1 % every:  # not the first window, which is slow already
             depth, self._report = estimator.measured(window.spikes, stream.sensor_size)
         else:
             depth = estimator(window.spikes, stream.sensor_size)
         times.estimated_ns = time.monotonic_ns()
+        took_ms = (times.estimated_ns - times.taken_ns) / 1e6
+        self.network_ms += (took_ms - self.network_ms) * (0.2 if self.network_ms else 1.0)
         header = Header(frame_id=config.frame_id or window.frame_id)
         header.stamp.sec, header.stamp.nanosec = divmod(window.stamp_ns, 1_000_000_000)
         published = outputs.depth(header, depth, self._calibrations.current)
         times.published_ns, ros_published_ns = time.monotonic_ns(), outputs.now_ns()
         outputs.color(header, published, config.colormap_min_m, config.colormap_max_m)
         self._totals.published += 1
-        stats = statistics(header, window, stream, self._inference.ledger, self._totals, self._empty)
+        stats = statistics(header, window, stream, self._inference.ledger, self._totals, self._others)
         stats.runtime = estimator.describe()
         stats.trained = not estimator.is_untrained
         stats.window_ms = stream.config.window_ms

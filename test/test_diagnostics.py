@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sdt_ros.diagnostics import Counts, Health, Seconds, status
 from sdt_ros.events import EventStream, WindowConfig
 from sdt_ros.inference import Ledger
+from sdt_ros.load import Carried
 from sdt_ros.outputs import Totals
 
 SOUND = Health(
@@ -61,8 +62,25 @@ def test_errors(health: Health, texts: list[str]) -> None:
 @pytest.mark.parametrize(
     ("health", "texts"),
     [
-        (second(skipped=5), ["5 of 25 windows skipped", "10 ms", "every 50 ms", "lower rate_hz"]),
-        (second(lost=7), ["7 packets lost", "LARGE_DATA"]),
+        (second(skipped=5), ["5 of 25 windows skipped", "network takes 10 of 50 ms", "lower rate_hz"]),
+        (second(skipped=5, shed=8), ["8 packets left undecoded"]),
+        (replace(SOUND, network_ms=42.0), ["near the limit", "network takes 42 of 50 ms"]),
+        (
+            replace(SOUND, load=Carried(0.85, 23.4)),
+            ["near the limit", "decoding would fill its core at 23.4 Mev/s, now 0.1"],
+        ),
+        (
+            second(lost=7, payload_bytes=500 * 800_000),
+            ["7 packets lost", "800 kB", "FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA", "LOCALHOST disables"],
+        ),
+        (second(lost=7, payload_bytes=500 * 800), ["7 packets lost", "overloaded"]),
+        (second(reordered=3, duplicates=2), ["3 packets out of order and 2 duplicates dropped"]),
+        (second(time_jumps=1), ["time jumped 1 times"]),
+        (replace(SOUND, eventless_s=3.0), ["packets without events for 3.0 s", "the camera lives"]),
+        (replace(SOUND, density=0.8), ["event storm: 80 %"]),
+        (replace(SOUND, hot_pixels=((7, 9), (1, 2))), ["hot pixels", "(7, 9), (1, 2)", "mask_hot_pixels:=true"]),
+        (replace(SOUND, rivals=1, depth_topic="/depth/x"), ["1 more publish on /depth/x", "namespace"]),
+        (replace(SOUND, device_lost="out of memory"), ["runs on the CPU", "out of memory"]),
         (second(truncated=1), ["1 bytes cut off"]),
         (second(unknown=2), ["2 words unknown"]),
         (second(outside=9), ["9 events outside"]),
@@ -78,6 +96,17 @@ def test_warnings(health: Health, texts: list[str]) -> None:
     level, text = level_and_text(health)
     assert level == DiagnosticStatus.WARN
     assert all(part in text for part in texts), text
+
+
+def test_a_dead_camera_is_told_from_a_scene_at_rest() -> None:
+    dead = replace(SOUND, second=Counts(), silence_s=9.0, eventless_s=9.0)
+    resting = replace(SOUND, second=Counts(packets=100, empty=20), silence_s=0.0, eventless_s=9.0)
+    assert level_and_text(dead)[0] == DiagnosticStatus.ERROR and "dead" in level_and_text(dead)[1]
+    assert level_and_text(resting)[0] == DiagnosticStatus.WARN and "dead" not in level_and_text(resting)[1]
+
+
+def test_small_packets_are_not_sent_to_another_transport() -> None:
+    assert "LARGE_DATA" not in level_and_text(second(lost=7, payload_bytes=500 * 800))[1]
 
 
 def test_silence_within_its_limit_is_fine() -> None:
@@ -111,10 +140,10 @@ def test_seconds_are_differences_and_begin_anew() -> None:
 def test_counts_are_taken_from_those_who_count() -> None:
     stream = EventStream(WindowConfig(), lambda window: window.release())
     stream.packets.received, stream.packets.lost, stream.packets.rejected, stream.packets.restarts = 1, 2, 3, 4
-    stream.windows.events, stream.windows.empty = 5, 6
+    stream.windows.events, stream.windows.empty, stream.windows.shed = 5, 6, 3
     counts = Counts.of(stream, Ledger(offered=20, taken=9, skipped=10, waiting=1), Totals(published=7, failed=2))
     assert counts == Counts(
-        packets=1, lost=2, rejected=3, restarts=4, events=5, empty=6, published=7, failed=2, skipped=10
+        packets=1, lost=2, rejected=3, restarts=4, events=5, empty=6, published=7, failed=2, skipped=13
     )
-    assert counts.due == 7 + 2 + 10 + 6
+    assert counts.due == 7 + 2 + 13 + 6
     assert {entry.name for entry in fields(Counts)} >= {"outside", "unknown", "truncated"}

@@ -13,12 +13,19 @@ Parameter = rclpy_parameter.Parameter
 
 LIVE = {
     "rate_hz", "min_events", "frame_id", "max_silence_s", "colormap_min_m", "colormap_max_m", "rates_every",
+    "idle_flush_ms", "mask_hot_pixels",
 }  # fmt: skip
 
 
 def other_value(name: str, value: object) -> object:
     """Return another value that the parameter can have."""
-    special = {"preset": "sdt", "decoder": "event_camera_py", "rate_hz": 21.0, "window_ms": 40.0}
+    special = {
+        "preset": "sdt",
+        "decoder": "event_camera_py",
+        "on_device_error": "stop",
+        "rate_hz": 21.0,
+        "window_ms": 40.0,
+    }
     if name in special:
         return special[name]
     if isinstance(value, bool):

@@ -67,15 +67,22 @@ class Int8Conv2d(nn.Conv2d):
     def mean_over_time(self, spikes: Tensor) -> Tensor:
         """Mean over T of the currents of spikes [T, B, C, H, W], at most 255 steps: [B, C', H, W]."""
         observe(self, (spikes.flatten(0, 1),), (1, self.out_channels, *spikes.shape[-2:]))
-        counts = spikes[0]
-        for step in spikes[1:]:  # many times as fast as sum(0, dtype=uint8)
-            counts = counts + step
-        return self._convolve(counts, 1 / len(spikes))
+        return self._convolve(sum_over_time(spikes), 1 / len(spikes))
 
     def _convolve(self, counts: Tensor, step: float) -> Tensor:
         """Convolves whole numbers that are worth `step` each."""
         counts = counts.view(torch.uint8) if counts.dtype == torch.int8 else counts
         counts = counts.contiguous(memory_format=torch.channels_last)
+        if self.kernel_size == (1, 1):
+            # One long row: oneDNN's choice for many short ones takes up to three and a half times as long in bfloat16.
+            batch, channels, height, width = counts.shape
+            row = counts.permute(0, 2, 3, 1).reshape(1, 1, -1, channels).permute(0, 3, 1, 2)
+            currents = self._product(row, step).permute(0, 2, 3, 1).view(batch, height, width, self.out_channels)
+            return currents.permute(0, 3, 1, 2)
+        return self._product(counts, step)
+
+    def _product(self, counts: Tensor, step: float) -> Tensor:
+        """One call of oneDNN."""
         currents: Tensor = torch.ops.onednn.qconv2d_pointwise(
             counts, step, 0, self._pack(counts.shape), *self._scales, [1, 1], self._padding, [1, 1], 1,
             1.0, 0, self.output, "none", [], "",
@@ -103,8 +110,16 @@ class FloatConv2d(nn.Conv2d):
     def mean_over_time(self, spikes: Tensor) -> Tensor:
         """Mean over T of the currents of spikes [T, B, C, H, W]: [B, C', H, W]."""
         observe(self, (spikes.flatten(0, 1),), (1, self.out_channels, *spikes.shape[-2:]))
-        mean = spikes.float().mean(0).contiguous(memory_format=torch.channels_last)
+        mean = sum_over_time(spikes).to(torch.float32, memory_format=torch.channels_last).div_(len(spikes))
         return self._conv_forward(mean, self.weight, self.bias)
+
+
+def sum_over_time(spikes: Tensor) -> Tensor:
+    """Sum over T of spikes [T, B, C, H, W], at most 255 steps, in their dtype: many times as fast as `sum(0)`."""
+    counts = spikes[0]
+    for step in spikes[1:]:
+        counts = counts + step
+    return counts
 
 
 def observe(module: nn.Module, inputs: tuple[Tensor, ...], output_shape: tuple[int, ...]) -> None:

@@ -7,7 +7,8 @@ memory. Hooks on convolutions and products see every pass, also where they are c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from sdt_ros.network import MLIF, SpikingDepthTransformer
 from sdt_ros.network.attention import SCALE_TOKENS, SpikeProduct, SpikingSelfAttention
+from sdt_ros.network.block import SpikingMLP
 from sdt_ros.network.head import FusionHead, LinearHead, Upsample
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.stem import Downsample, PatchEmbedding
@@ -49,15 +51,22 @@ def use_cpu_layers(network: SpikingDepthTransformer, *, int8: bool) -> SpikingDe
             module.conv = _spike_conv(module.conv, int8, torch.float32)
         elif isinstance(module, LinearHead):
             module.depth = _spike_conv(module.depth, False, torch.float32)
-    for down in list(network.stem.downs)[1:-1]:  # the largest tensors by far: written and read in half the time
-        assert isinstance(down, Downsample)
-        if isinstance(down.conv_bn.conv, Int8Conv2d):
-            down.conv_bn.conv.output = torch.bfloat16
+    for layer in _only_seen_by_neurons(network):
+        if isinstance(layer.conv, Int8Conv2d):
+            layer.conv.output = torch.bfloat16  # written and read in half the time
     for module in network.modules():
         module.__class__ = _FAST.get(type(module), type(module))
         if isinstance(module, FastMLIF):
             module.spikes = torch.uint8 if int8 else torch.float32
     return network
+
+
+def _only_seen_by_neurons(network: SpikingDepthTransformer) -> list[ConvBN]:
+    """Convolutions whose currents go to neurons at once, not into a sum that keeps them."""
+    layers: list[nn.Module] = [down.conv_bn for down in list(network.stem.downs)[1:-1] if isinstance(down, Downsample)]
+    layers += [module.qkv for module in network.modules() if isinstance(module, SpikingSelfAttention)]
+    layers += [module.expand for module in network.modules() if isinstance(module, SpikingMLP)]
+    return [layer for layer in layers if isinstance(layer, ConvBN)]
 
 
 def _spike_conv(conv: nn.Conv2d, int8: bool, output: torch.dtype) -> nn.Conv2d:
@@ -153,28 +162,35 @@ def _down(down: Downsample, neurons: FastMLIF, spikes: Tensor) -> Tensor:
 class FastAttention(SpikingSelfAttention):
     """`SpikingSelfAttention` whose product, norm and neurons are one pass; one window at a time."""
 
+    _constants: Mapping[int, tuple[np.ndarray, np.ndarray]] = MappingProxyType({})
+
     def forward(self, membrane: Tensor) -> Tensor:
         """See `SpikingSelfAttention.forward`."""
         steps, _, dim, height, width = membrane.shape
         if self.spike_driven:
             return super().forward(membrane)
         assert isinstance(self.product, SpikeProduct) and isinstance(self.attention_neurons, FastMLIF)
-        norm = self.norm
-        assert norm.running_mean is not None and norm.running_var is not None
         spikes = self.qkv_neurons(self.qkv(self.input_neurons(membrane)))  # [T, 1, 3D, H, W] channels last
         tokens = height * width
         if self.product._forward_hooks:
             queries = self._split(spikes)
             observe(self.product, queries, tuple(queries[0].shape))
-        scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-        offset = norm.bias.double() - norm.running_mean.double() * scale
         fired = torch.empty((steps, 1, height, width, dim), dtype=spikes.dtype)
         spread(
             attend, self.heads, 1 << 30, _flat(spikes), array(fired), steps, tokens, self.heads, dim // self.heads,
-            (scale * (SCALE_TOKENS / tokens)).float().numpy(), offset.float().numpy(),
-            *self.attention_neurons.constants(),
+            *self._scale_and_offset(tokens), *self.attention_neurons.constants(),
         )  # fmt: skip
         return membrane + self.project(fired.permute(0, 1, 4, 2, 3))
+
+    def _scale_and_offset(self, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the norm does to counts of so many tokens, float32 [D] each."""
+        if tokens not in self._constants:
+            norm = self.norm
+            assert norm.running_mean is not None and norm.running_var is not None
+            scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+            offset = norm.bias.double() - norm.running_mean.double() * scale
+            self._constants = {tokens: ((scale * (SCALE_TOKENS / tokens)).float().numpy(), offset.float().numpy())}
+        return self._constants[tokens]
 
 
 class FastFusionHead(FusionHead):
@@ -199,7 +215,10 @@ class FastUpsample(Upsample):
         """See `Upsample.forward`."""
         conv = self.lateral.conv
         assert isinstance(conv, Int8Conv2d | FloatConv2d)
-        upsampled = functional.interpolate(self.reduce(coarse), scale_factor=2, mode="bilinear", align_corners=False)
+        # A 1x1 convolution of few channels, channels last, is a product of matrices; oneDNN leaves it to a slow loop.
+        observe(self.reduce, (coarse,), (len(coarse), self.reduce.out_channels, *coarse.shape[-2:]))
+        reduced = functional.linear(coarse.permute(0, 2, 3, 1), self.reduce.weight.flatten(1)).permute(0, 3, 1, 2)
+        upsampled = functional.interpolate(reduced, scale_factor=2, mode="bilinear", align_corners=False)
         features = functional.relu_(upsampled.add_(conv.mean_over_time(skip)))
         if self.refine is not None:
             features = features + functional.relu_(self.refine(features))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_WORTH = 1 << 17  # values that a thread must get, or calling it takes longer than they do
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
@@ -31,7 +32,7 @@ def spread(kernel: Callable[..., Any], size: int, work: int, *args: Any, grain: 
         args: for the kernel.
         grain: parts begin at multiples of this.
     """
-    threads = min(torch.get_num_threads(), -(-size // grain), max(1, work >> 14))
+    threads = min(torch.get_num_threads(), -(-size // grain), max(1, work // _WORTH))
     if threads <= 1:
         kernel(0, size, *args)
         return

@@ -15,6 +15,7 @@ from torch import nn
 from training_runs import SMOKE, smoke, write_banks
 
 from sdt_distill.datasets import DatasetError, Sample
+from sdt_distill.networks import load_network
 from sdt_distill.training import Augmentation, AugmentConfig, ConfigError, Geometry, Taps, collate, engine, load_config
 from sdt_distill.training.batch import Fit, make_item
 from sdt_distill.training.cells import resize_nearest, resize_spikes
@@ -25,7 +26,7 @@ from sdt_distill.training.engine import Trainer, TrainingError
 from sdt_distill.training.optimise import AveragedNetwork, learning_rate, make_optimiser
 from sdt_distill.training.state import StateError, load_state, save_state
 from sdt_distill.training.taps import recompute_in_backward
-from sdt_ros.network import NetworkConfig, build_network, synthetic_events
+from sdt_ros.network import CheckpointError, NetworkConfig, build_network, synthetic_events
 
 TINY = NetworkConfig(embed_dim=16, depth=2, heads=2, mlp_ratio=2, head_widths=(8, 8, 8, 8, 8))
 
@@ -329,6 +330,19 @@ def test_a_state_of_another_network_is_refused(banks, tmp_path):
     Trainer(smoke(banks, "run.steps=1", "data.validation=[]"), tmp_path).run(progress=False)
     with pytest.raises(StateError, match=r"another run: its network is .*Choose another --out"):
         Trainer(smoke(banks, "network.embed_dim=16"), tmp_path)
+
+
+def test_a_run_starts_from_the_weights_of_another(banks, tmp_path):
+    first = Trainer(smoke(banks, "run.steps=1"), tmp_path / "first")
+    first.run(progress=False)
+    start = tmp_path / "first/last.safetensors"
+    second = Trainer(smoke(banks, "run.seed=5", f"run.start_from={start}"), tmp_path / "second")
+    expected, _ = load_network(start)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(second.network.state_dict()[name].float(), value.float()), name
+    assert second.step == 0
+    with pytest.raises(CheckpointError, match="name a checkpoint of the same network"):
+        Trainer(smoke(banks, "network.embed_dim=16", f"run.start_from={start}"), tmp_path / "third")
 
 
 def test_bad_sources_are_told(banks, tmp_path):

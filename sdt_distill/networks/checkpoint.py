@@ -148,6 +148,21 @@ def load_network(path: str | Path) -> tuple[nn.Module, AnyCard]:
     return network.eval(), card
 
 
+def take_weights(network: nn.Module, path: str | Path) -> None:
+    """Gives a network the weights of a checkpoint, to train it further.
+
+    Raises:
+        CheckpointError: as `load_network`, or the checkpoint is of another network.
+    """
+    found, card = load_network(path)
+    if card.network != config_of(network):
+        raise CheckpointError(
+            f"{path} holds {network_name(card)} ({card.network}), which is to be a start for {config_of(network)}: "
+            "name a checkpoint of the same network"
+        )
+    network.load_state_dict(found.state_dict())
+
+
 def network_name(card: AnyCard) -> str:
     """What to call the network of a card."""
     return name_of(card.network)

@@ -159,6 +159,8 @@ class RunConfig:
         validate_every: steps between validations; 0 validates at the end only.
         validation_samples: at most so many, evenly spread over the held-out set; 0 takes all.
         pictures_every: steps between pictures; 0 draws none but at the end.
+        start_from: checkpoint whose weights a new run begins with, of the same network; None for random ones. Only the
+            weights are taken over: the optimiser starts anew.
     """
 
     steps: int = 10_000
@@ -175,6 +177,7 @@ class RunConfig:
     validate_every: int = 500
     validation_samples: int = 400
     pictures_every: int = 1000
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch", "accumulation", "log_every", "save_every"):

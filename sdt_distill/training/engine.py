@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from sdt_distill.losses import DistillationLoss
-from sdt_distill.networks import build, config_of, make_card, name_of, save_network
+from sdt_distill.networks import build, config_of, make_card, name_of, save_network, take_weights
 from sdt_distill.teachers import CachedTeacher, Teacher, TeacherOutput, open_teacher
 from sdt_ros.runtime.device import resolve_device
 
@@ -130,7 +130,10 @@ class Trainer:
         self._augment = Augmentation(config.augment, run.seed)
 
         torch.manual_seed(run.seed)
-        self.network = build(config.network, data.bins).to(self.device)
+        self.network = build(config.network, data.bins)
+        if run.start_from is not None:
+            take_weights(self.network, Path(run.start_from))
+        self.network.to(self.device)
         layers = pick_layers(run.fused, self.network, shared_norms=self.group.world > 1)
         self.average = AveragedNetwork(self.network, config.optimiser.ema_decay)
         if self.group.world > 1:

@@ -13,6 +13,7 @@ from sdt_ros.events.sinks import EVENT_DTYPE, EventSink, Sink
 
 _NOTHING = np.empty(0, np.uint8)
 _WORDS_TO_JUDGE = 8
+_MOST_KEPT = 1 << 24  # [bytes]; one giant packet shall not hold memory for good
 
 Payload = bytes | bytearray | memoryview | array | np.ndarray
 
@@ -99,13 +100,13 @@ class ByteStream:
         if time_base != self._time_base and self.encoding.codec.TIMES_COUNT_FROM_BASE:
             self.state[[s.HIGH, s.LOW, s.SUSPECT]] = 0
         self._time_base = time_base
+        self.state[s.FIRST] = s.NO_TIME
         octets = np.frombuffer(payload, np.uint8)
         if self._rest.size:
             octets = self._joined(octets, is_bigendian)
         rest = octets.size % self.encoding.codec.WORD.itemsize
         self._rest = octets[octets.size - rest :].copy() if rest else _NOTHING
         self.state[s.TRUNCATED] += rest
-        self.state[s.FIRST] = s.NO_TIME
         return self._as_words(octets[: octets.size - rest], is_bigendian)
 
     def _as_words(self, octets: np.ndarray, is_bigendian: bool) -> np.ndarray:
@@ -113,9 +114,12 @@ class ByteStream:
         dtype: np.dtype = self.encoding.codec.WORD
         if octets.ctypes.data % dtype.itemsize == 0 and not is_bigendian and not self.encoding.swapped_halves:
             return octets.view(dtype)
-        if self._aligned.nbytes < octets.size:
-            self._aligned = np.empty((octets.size + 7) // 8, np.uint64)
-        copy = self._aligned.view(np.uint8)[: octets.size]
+        memory = self._aligned
+        if memory.nbytes < octets.size:
+            memory = np.empty((octets.size + 7) // 8, np.uint64)
+            if memory.nbytes <= _MOST_KEPT:
+                self._aligned = memory
+        copy = memory.view(np.uint8)[: octets.size]
         copy[:] = octets
         words = copy.view(dtype)
         if is_bigendian:

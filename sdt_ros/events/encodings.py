@@ -22,6 +22,8 @@ CODECS: MappingProxyType[str, Any] = MappingProxyType(
 )
 _SPELLINGS = {"evt2.0": "evt2", "evt2.1": "evt21", "evt3.0": "evt3"}
 MAX_SIDE = 8192  # [px]; no event sensor comes near it: a larger geometry is a corrupted message
+MAX_PIXELS = 1 << 22  # as many as evt3 can address; windows of more would take memory by the gigabyte
+MAX_TEXT = 256  # [characters] of the `encoding` field; drivers write 40 at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,11 @@ def parse_encoding(text: str) -> Encoding:
     """Read the `encoding` field of a packet.
 
     Raises:
-        ValueError: the format is not known, or an option's value makes no sense. Unknown options are ignored, because
-            newer drivers add some that do not change the bytes.
+        ValueError: the text is too long, the format is not known, or an option's value makes no sense. Unknown
+            options are ignored, because newer drivers add some that do not change the bytes.
     """
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"the packet's encoding has {len(text)} characters: the message is corrupted")
     name, *options = (part.strip() for part in text.split(";"))
     name = _SPELLINGS.get(name.lower(), name.lower())
     if name not in CODECS:
@@ -72,12 +76,12 @@ def sensor_size(encoding: Encoding, width: int, height: int) -> tuple[int, int]:
     """Width and height of the sensor [px]: the packet's own, or the encoding's where the packet says 0.
 
     Raises:
-        ValueError: neither tells, or a side is larger than any sensor's.
+        ValueError: neither tells, or a side or the area is larger than any sensor's.
     """
     width, height = width or encoding.width, height or encoding.height
-    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise ValueError(
-            f"the packet's sensor size of {width}x{height} px makes no sense (1 to {MAX_SIDE} each); "
-            "set width and height in the camera driver"
+            f"the packet's sensor size of {width}x{height} px makes no sense (1 to {MAX_SIDE} each, {MAX_PIXELS} in "
+            "all); set width and height in the camera driver"
         )
     return width, height

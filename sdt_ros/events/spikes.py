@@ -15,7 +15,13 @@ from sdt_ros.events.windows import WindowConfig, WindowSchedule
 
 JUMP_FORWARD_US = 10_000_000  # further ahead than this is another time, not a scene at rest
 JUMP_BACK_US = 100_000  # further back than this is another time, not jitter of the sensor
+MOST_WALKED_US = 30_000_000  # that the times of one packet may go up and down in all; packets hold milliseconds
+MOVE_US = 1_000  # what a move of the sink counts at least: each costs time, however short it is
 SPARE_WINDOWS = 3  # one in the network, one waiting for it, one being handed over
+
+
+class DamagedTimesError(ValueError):
+    """The times of a packet are impossible, or lead up and down so far that following them would take seconds."""
 
 
 @dataclass(slots=True)
@@ -183,8 +189,12 @@ class SpikeBinner:
             self._close(self._open.pop(0))
 
     def add(self, stream: ByteStream, words: np.ndarray) -> None:
-        """Bin the events of a packet's words; hands over each window that they finish."""
-        start = 0
+        """Bin the events of a packet's words; hands over each window that they finish.
+
+        Raises:
+            DamagedTimesError: the packet's times make no sense; what came before that place is binned.
+        """
+        start, before, walked = 0, self._latest, 0
         while True:
             began = time.perf_counter_ns()
             start, events = stream.decode(words, start, self._sink)
@@ -192,7 +202,17 @@ class SpikeBinner:
             self._count(events)
             if start == words.size:
                 return
-            self._move_to(int(stream.state[s.STOP]))
+            t = int(stream.state[s.STOP])
+            walked += min(max(abs(t - before), MOVE_US), JUMP_FORWARD_US) if before is not None else 0
+            if walked > MOST_WALKED_US:
+                raise DamagedTimesError(
+                    f"the packet's times go up and down by more than {MOST_WALKED_US / 1e6:g} s: it is damaged; "
+                    "its rest is not decoded"
+                )
+            if t < 0:
+                raise DamagedTimesError(f"the packet has a time of {t} us: times begin at 0; its rest is not decoded")
+            before = t
+            self._move_to(t)
 
     def _count(self, events: int) -> None:
         if events:

@@ -12,7 +12,7 @@ from sdt_ros.events.codecs import state as s
 from sdt_ros.events.decoder import ByteStream, DecoderCounters
 from sdt_ros.events.external import EventCameraPyStream
 from sdt_ros.events.packet import EventPacket
-from sdt_ros.events.spikes import SPARE_WINDOWS, SpikeBinner, SpikeWindow, WindowCounters
+from sdt_ros.events.spikes import SPARE_WINDOWS, DamagedTimesError, SpikeBinner, SpikeWindow, WindowCounters
 from sdt_ros.events.windows import WindowConfig
 
 DECODERS = {"native": ByteStream, "event_camera_py": EventCameraPyStream}
@@ -20,7 +20,9 @@ DECODERS = {"native": ByteStream, "event_camera_py": EventCameraPyStream}
 STAMP_BACK_NS = 500_000_000  # stamps of one run never go back by more: bags that loop and reset clocks do
 CLOCK_AHEAD_NS = -500_000_000  # a packet cannot arrive before it was sent: the sensor's clock has leapt
 CLOCK_BEHIND_NS = 5_000_000_000  # nor be delayed by this much in any living system
-STRAGGLERS = 16  # packets behind their time in a row, at most: more of them are another run, as of a short bag that loops
+LATEST_STAMP_NS = ((1 << 31) - 86_400) * 10**9  # ROS counts seconds in 31 bits, and windows may end behind packets
+MOST_LOST = 10_000_000  # packets in a row, an hour and more; further on is another numbering, or a damaged number
+STRAGGLERS = 16  # packets behind their time in a row, at most: more are another run, as of a short bag that loops
 
 
 @dataclass(slots=True)
@@ -29,7 +31,7 @@ class PacketCounters:
 
     Attributes:
         received: packets taken or rejected.
-        rejected: packets that could not be read (unknown encoding, senseless geometry).
+        rejected: packets that could not be read (unknown encoding, senseless geometry, damaged times).
         lost: packets that were not there when their turn came, by gaps in `seq`.
         duplicates: packets that had arrived before.
         reordered: packets that arrived behind a later one, and were dropped; they were counted as lost.
@@ -124,12 +126,14 @@ class EventStream:
             received_ns: when it was received, on the monotonic clock [ns]; now by default.
 
         Raises:
-            ValueError: unknown encoding, senseless sensor size or time base; the packet is counted as rejected and
-                the stream goes on with the next one.
+            ValueError: unknown encoding, senseless sensor size, stamp, time base or times; the packet is counted as
+                rejected and the stream goes on with the next one.
         """
         self._received_ns = time.monotonic_ns() if received_ns is None else received_ns
         self.packets.received += 1
         try:
+            if not 0 <= packet.stamp_ns < LATEST_STAMP_NS:
+                raise ValueError(f"the packet's stamp of {packet.stamp_ns / 1e9:.3f} s makes no sense")
             if self._bytes.open(packet.encoding, packet.width, packet.height):
                 self.restart(f"the camera now sends {packet.encoding} of {packet.width}x{packet.height} px")
                 self._binner = None
@@ -147,7 +151,8 @@ class EventStream:
         mistimed, jumps = self._bytes.state[s.MISTIMED], self.windows.time_jumps
         try:
             self._binner.add(self._bytes, words)
-        except BaseException:
+        except BaseException as error:
+            self.packets.rejected += isinstance(error, DamagedTimesError)
             self._bytes.resync()  # the rest of the packet is not decoded
             raise
         if self.windows.time_jumps != jumps:
@@ -172,7 +177,8 @@ class EventStream:
         Raises:
             ValueError: as `push` does.
         """
-        if self._binner is None or not self._bytes.is_open(packet.encoding, packet.width, packet.height):
+        known = self._bytes.is_open(packet.encoding, packet.width, packet.height)
+        if self._binner is None or not known or not 0 <= packet.stamp_ns < LATEST_STAMP_NS:
             self.push(packet)
             return
         self.packets.received += 1
@@ -231,7 +237,7 @@ class EventStream:
             self.restart(f"stamps went back by {(last.stamp_ns - packet.stamp_ns) / 1e9:.3f} s")
             return True
         if numbered and packet.seq <= last.seq and packet.stamp_ns <= last.stamp_ns and self._stragglers < STRAGGLERS:
-            # Behind its time by number and stamp: a detour on its way, not a camera that starts anew, whose stamps grow.
+            # Behind its time by number and stamp: a detour on its way. Stamps of a camera that starts anew grow.
             self._stragglers += 1
             if packet.seq in self._numbers:
                 self.packets.duplicates += 1
@@ -242,6 +248,9 @@ class EventStream:
             self.restart(f"packet numbers went back from {last.seq} to {packet.seq}")
             return True
         missing = packet.seq - last.seq - 1 if numbered else 0
+        if missing > MOST_LOST:
+            self.restart(f"packet numbers leapt from {last.seq} to {packet.seq}")
+            return True
         if missing > 0 or self._rejected_since_packet:
             self._bytes.resync()
             lost = max(0, missing - self._rejected_since_packet)

@@ -1,7 +1,8 @@
 """libcaer's own 8 byte events (polarity.h of libcaer), as the DAVIS and DVXplorer drivers publish them.
 
 Two 32 bit words an event: polarity (bit 1), y (bits 2 to 16) and x (bits 17 to 31), then signed microseconds that roll
-over at 2^31; `time_base` is the time of their zero [ns].
+over at 2^31; `time_base` is the time of their zero [ns]. It holds the rollovers of the packets before, and stays the
+same for 35 minutes: each packet counts its own anew, so that one damaged time does no harm behind its packet.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sdt_ros.events.sinks import Sink, emit, since, until
 
 WORD = np.dtype("<u8")  # both words of an event in one
 EVENTS_PER_WORD = 1
-TIMES_COUNT_FROM_BASE = True
+TIMES_COUNT_FROM_BASE = False
 
 ROLLOVER = 1 << 31  # [us]
 
@@ -27,6 +28,8 @@ def decode(  # type: ignore[no-untyped-def]
     zero, high, low = time_base // 1000, state[s.HIGH], state[s.LOW]
     time, first = state[s.TIME], state[s.FIRST]
     t_from, t_until = since(sink), until(sink)
+    if first == s.NO_TIME:
+        high, low = 0, -ROLLOVER  # whatever the first time is, it is no rollover
     n, i, end = 0, start, words.size
     while i < end:
         word = int64(words[uintp(i)])

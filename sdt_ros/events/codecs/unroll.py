@@ -6,6 +6,8 @@ from numba import int64, njit
 
 JITTER = 10  # an upper part that goes back by at most this many units is jitter of the sensor, not a wrap
 
+LAST = 1 << 60  # [us]; only words made for it wrap so often, and times must not overflow
+
 
 @njit(inline="always")
 def unroll(high, field, bits, shift):  # type: ignore[no-untyped-def]
@@ -16,6 +18,6 @@ def unroll(high, field, bits, shift):  # type: ignore[no-untyped-def]
     period = int64(1) << (bits + shift)
     now = int64(field) << shift
     wraps = high & ~(period - 1)
-    if now < (high & (period - 1)) - (int64(JITTER) << shift):
+    if now < (high & (period - 1)) - (int64(JITTER) << shift) and wraps < LAST:
         wraps += period
     return wraps | now

@@ -1,4 +1,4 @@
-"""Compiled layers for training on a CPU: the network's own modules, given faster forward and backward passes in place.
+"""Compiled layers for training: the network's own modules, given faster forward and backward passes in place.
 
 Nothing here defines a network. A swap gives a module of `sdt_ros.network` another class, a subclass of its own that
 computes the same thing, so parameters, names, hooks and checkpoints stay what they were.

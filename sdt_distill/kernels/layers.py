@@ -24,10 +24,11 @@ _Network = TypeVar("_Network", bound=nn.Module)
 def use_fused_layers(network: _Network) -> _Network:
     """Give a network compiled neurons, norms, pools and means, and channels-last convolutions, in place.
 
-    For training on a CPU in float32 or under bfloat16 autocast. Parameters keep names, shapes and layouts, so
-    checkpoints load and save as before. Hooks stay and run, but for those on the `ConvBN` and norms inside `Downsample`
-    and `Upsample`, which are not called there; their convolutions are. Batch norms in evaluation mode, other dtypes and
-    other devices are computed as ever. Neurons fire as plain ones do for the same currents; norms differ by rounding.
+    For training on a CPU in float32 or under bfloat16 autocast; on a CUDA GPU the neurons alone, by Triton. Parameters
+    keep names, shapes and layouts, so checkpoints load and save as before. Hooks stay and run, but for those on the
+    `ConvBN` and norms inside `Downsample` and `Upsample`, which are not called there; their convolutions are. Batch
+    norms in evaluation mode, other dtypes and other devices are computed as ever. Neurons fire as plain ones do for the
+    same currents; norms differ by rounding.
 
     Args:
         network: a network of `sdt_ros.network`, or any module that holds parts of one.

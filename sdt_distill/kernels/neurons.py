@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+import logging
 import math
 from typing import Any, TypeVar
 
@@ -15,6 +19,7 @@ from sdt_ros.network.neurons import MLIF
 from sdt_ros.runtime.kernels.lif import BLOCK, fire
 from sdt_ros.runtime.kernels.parallel import array, spread
 
+_log = logging.getLogger(__name__)
 _COMPILED = (torch.float32, torch.bfloat16)
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -23,7 +28,8 @@ def use_fused_neurons(network: _Network) -> _Network:
     """Give every `MLIF` of a network compiled forward and backward passes, in place.
 
     Spikes are those of the plain neurons to the bit; gradients agree to float32 rounding. Parameters, module names and
-    hooks stay. Currents that are not float32 or bfloat16 on a CPU are computed by the plain neurons.
+    hooks stay. On a CPU float32 and bfloat16 are compiled, on a CUDA GPU also float16, where Triton is installed; other
+    currents are computed by the plain neurons.
 
     Args:
         network: any module; neurons already swapped stay as they are.
@@ -45,14 +51,37 @@ def use_fused_neurons(network: _Network) -> _Network:
 
 
 class FusedMLIF(MLIF):
-    """`MLIF` in compiled loops on a CPU."""
+    """`MLIF` in compiled loops on a CPU and by Triton on a CUDA GPU."""
 
     def forward(self, current: Tensor) -> Tensor:
         """The same as `MLIF.forward`."""
+        if current.is_cuda:
+            spikes = _fire_on_gpu(current, self.tau, self.threshold, self.alpha)
+            return super().forward(current) if spikes is None else spikes
         if current.dtype not in _COMPILED or current.device.type != "cpu" or current.numel() == 0:
             return super().forward(current)
-        spikes: Tensor = _CompiledLIF.apply(current, self.tau, self.threshold, self.alpha)
+        spikes = _CompiledLIF.apply(current, self.tau, self.threshold, self.alpha)
         return spikes
+
+
+def _fire_on_gpu(current: Tensor, tau: float, threshold: float, alpha: float) -> Tensor | None:
+    """Spikes by Triton; None where it is not installed or does not take such currents."""
+    kernels = _triton()
+    if kernels is None or current.dtype not in kernels.FORMATS:
+        return None
+    if current.numel() == 0 or len(current) > kernels.STEPS:
+        return None
+    spikes: Tensor = kernels.TritonLIF.apply(current, tau, threshold, alpha)
+    return spikes
+
+
+@functools.cache
+def _triton() -> Any:
+    """The module of Triton's kernels, or None; that it is missing is logged once."""
+    if importlib.util.find_spec("triton") is None:
+        _log.warning("Triton is not installed: neurons on the GPU are computed by plain torch, slower")
+        return None
+    return importlib.import_module("sdt_distill.kernels.triton_lif")
 
 
 class _CompiledLIF(torch.autograd.Function):

@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+
+# How torch, cuDNN, cuBLAS and Triton begin when CUDA fails beneath them; torch has a class of its own from 2.8 on.
+_FAILURES = ("CUDA error", "CUDA driver error", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS", "Triton Error [CUDA]")
+_LOST: type[BaseException] | tuple[()] = getattr(torch, "AcceleratorError", ())
 
 
 class DeviceError(RuntimeError):
     """The device asked for is not there; the message says what is."""
+
+
+class DeviceLost(DeviceError):  # noqa: N818  a loss is what it is
+    """The device was there and gave up: no memory is left, or it stopped working. The message says which."""
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Tells of a GPU that gives up inside by one kind of error, whichever library noticed it.
+
+    Raises:
+        DeviceLost: it ran out of memory or stopped working.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise DeviceLost(
+            f"the GPU ran out of memory: {_first_line(error)}; stop other work on it, take a smaller network or "
+            "input_scale, or set the device to cpu"
+        ) from error
+    except RuntimeError as error:
+        if not (isinstance(error, _LOST) or any(words in str(error) for words in _FAILURES)):
+            raise
+        raise DeviceLost(
+            f"the GPU stopped working: {_first_line(error)}; see nvidia-smi and the kernel's log, then start this "
+            "process again, or set the device to cpu"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def resolve_device(name: str) -> tuple[torch.device, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 
@@ -20,12 +21,14 @@ from sdt_ros.network import (
     synthetic_events,
 )
 from sdt_ros.runtime.choose import check_runtime, open_runtime
-from sdt_ros.runtime.device import resolve_device
+from sdt_ros.runtime.device import DeviceLost, device_errors, resolve_device
+from sdt_ros.runtime.gpu.accelerator import to_host
 
 _log = logging.getLogger(__name__)
 
 Spikes = NDArray[np.uint8] | Tensor
 Depth = NDArray[np.float32]
+ON_DEVICE_ERROR = ("raise", "cpu")
 
 
 class DepthEstimator:
@@ -35,10 +38,17 @@ class DepthEstimator:
 
     Attributes:
         card: what the weights are; its `depth_range` bounds the output.
+        device_failure: how the GPU failed, where it did and the CPU took over; else empty.
     """
 
     def __init__(
-        self, network: SpikingDepthTransformer, card: Card, device: str = "auto", *, runtime: str = "auto"
+        self,
+        network: SpikingDepthTransformer,
+        card: Card,
+        device: str = "auto",
+        *,
+        runtime: str = "auto",
+        on_device_error: str = "raise",
     ) -> None:
         """Takes the network over.
 
@@ -47,18 +57,37 @@ class DepthEstimator:
             card: theirs.
             device: "auto", "cpu", "cuda" or "cuda:N".
             runtime: "auto", the fastest that the device carries; "eager", torch operations as the network is written;
-                "cpu", compiled loops in float32; or "cpu_int8", those with int8 weights.
+                "cpu", compiled loops in float32; "cpu_int8", those with int8 weights; "cuda", a GPU with kernels by
+                Triton; or "cuda_torch", a GPU with torch's.
+            on_device_error: what to do when the GPU runs out of memory or stops working, now or later: "raise", or
+                "cpu", go on there with the same weights, with a warning. That keeps a copy of them in memory.
 
         Raises:
             DeviceError: the GPU asked for is not there, or the runtime is not for the device.
+            DeviceLost: the GPU ran out of memory or stopped working, and that is to be raised.
+            ValueError: `on_device_error` is neither.
         """
+        if on_device_error not in ON_DEVICE_ERROR:
+            raise ValueError(f"on_device_error is {on_device_error!r}, expected one of {', '.join(ON_DEVICE_ERROR)}")
         chosen, self._reason = resolve_device(device)
         self.card = card
-        self._runtime, self._why = open_runtime(network, runtime, chosen)
+        self.device_failure = ""
+        may_move = on_device_error == "cpu" and chosen.type != "cpu"
+        self._spare = copy.deepcopy(network) if may_move else None
+        try:
+            self._runtime, self._why = open_runtime(network, runtime, chosen)
+        except DeviceLost as lost:
+            self._go_to_cpu(lost)
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, device: str = "auto", *, bins: int | None = None, runtime: str = "auto"
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        *,
+        bins: int | None = None,
+        runtime: str = "auto",
+        on_device_error: str = "raise",
     ) -> DepthEstimator:
         """Loads a checkpoint.
 
@@ -67,6 +96,7 @@ class DepthEstimator:
             device: "auto", "cpu", "cuda" or "cuda:N".
             bins: time bins that the caller will feed; None takes the card's.
             runtime: as in the constructor.
+            on_device_error: as in the constructor.
 
         Raises:
             CheckpointError: the checkpoint is damaged or does not fit.
@@ -74,11 +104,17 @@ class DepthEstimator:
         """
         check_runtime(runtime, resolve_device(device)[0])  # before the slow part
         network, card = load_checkpoint(path, bins=bins)
-        return cls(network, card, device, runtime=runtime)
+        return cls(network, card, device, runtime=runtime, on_device_error=on_device_error)
 
     @classmethod
     def untrained(
-        cls, preset: str = "sdt", device: str = "auto", seed: int = 0, *, runtime: str = "auto"
+        cls,
+        preset: str = "sdt",
+        device: str = "auto",
+        seed: int = 0,
+        *,
+        runtime: str = "auto",
+        on_device_error: str = "raise",
     ) -> DepthEstimator:
         """Makes an estimator with random weights, for tests and timing; its depth means nothing.
 
@@ -87,6 +123,7 @@ class DepthEstimator:
             device: "auto", "cpu", "cuda" or "cuda:N".
             seed: of the weights; torch's global generator is left as it was.
             runtime: as in the constructor.
+            on_device_error: as in the constructor.
 
         Raises:
             CheckpointError: no preset has that name.
@@ -97,7 +134,7 @@ class DepthEstimator:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build_network(card.network)
-        return cls(network, card, device, runtime=runtime)
+        return cls(network, card, device, runtime=runtime, on_device_error=on_device_error)
 
     @property
     def bins(self) -> int:
@@ -126,8 +163,15 @@ class DepthEstimator:
 
         Raises:
             ValueError: shape, dtype or values of `spikes` are others.
+            DeviceLost: the GPU ran out of memory or stopped working, and `on_device_error` is "raise".
         """
-        return self._to_metres(self._runtime(self._checked(spikes)), output_size)
+        checked = self._checked(spikes)
+        try:
+            with device_errors():
+                return self._to_metres(self._runtime(checked), output_size)
+        except DeviceLost as lost:
+            self._go_to_cpu(lost)
+            return self._to_metres(self._runtime(checked), output_size)
 
     def measured(self, spikes: Spikes, output_size: tuple[int, int] | None = None) -> tuple[Depth, EnergyReport]:
         """Estimates depth and measures, in the same pass, what the window cost; slower than a call.
@@ -135,8 +179,15 @@ class DepthEstimator:
         Returns:
             Depth as a call gives it; firing rates and energy by layer.
         """
-        log_depth, report = self._runtime.measured(self._checked(spikes))
-        return self._to_metres(log_depth, output_size), report
+        checked = self._checked(spikes)
+        try:
+            with device_errors():
+                log_depth, report = self._runtime.measured(checked)
+                return self._to_metres(log_depth, output_size), report
+        except DeviceLost as lost:
+            self._go_to_cpu(lost)
+            log_depth, report = self._runtime.measured(checked)
+            return self._to_metres(log_depth, output_size), report
 
     def firing_rates(self, spikes: Spikes) -> dict[str, float]:
         """Share of ones in the input of each spiking layer, on this window; the first is that of the event bins."""
@@ -164,6 +215,16 @@ class DepthEstimator:
         state = "UNTRAINED" if self.is_untrained else f"trained on {self.card.training_data}"
         return f"{size}, {state}; {self._runtime.describe()} (device: {self._reason}; runtime: {self._why})"
 
+    def _go_to_cpu(self, lost: DeviceLost) -> None:
+        """Leaves the GPU for good, or raises where that is not wanted or was done already."""
+        if self._spare is None:
+            raise lost
+        network, self._spare = self._spare, None
+        self.device_failure = str(lost)
+        _log.warning("going on on the CPU, slower: %s", lost)
+        self._runtime, self._why = open_runtime(network, "auto", torch.device("cpu"))
+        self._reason = f"FELL BACK: {self.device_failure}"
+
     def _checked(self, spikes: Spikes) -> Tensor:
         if isinstance(spikes, np.ndarray):
             if spikes.dtype != np.uint8:
@@ -188,4 +249,4 @@ class DepthEstimator:
                 raise ValueError(f"output_size is {output_size}, expected (height, width) of at least 1")
             log_depth = functional.interpolate(log_depth, size=output_size, mode="bilinear", align_corners=False)
         metres = self.card.depth_range.to_metres(log_depth)
-        return metres[0, 0].cpu().numpy()
+        return to_host(metres[0, 0]).numpy()

@@ -197,6 +197,21 @@ def test_mixture_shows_each_sample_once_an_epoch_and_keeps_weights():
     assert [again.place(n) for n in (2000, 3, 1100)] == [places[n] for n in (2000, 3, 1100)]
 
 
+def test_sources_of_other_sizes_share_no_batch():
+    sources = [Source(name, Numbers(300), weight, Fit()) for name, weight in (("a", 3.0), ("b", 1.0))]
+    mixture = Mixture(sources, 4, together=6)
+    block = 1024 // 6 * 6
+    places = [mixture.place(number) for number in range(2 * block)]
+    for first in range(0, len(places), 6):
+        assert len({source for source, _ in places[first : first + 6]}) == 1
+    shares = [sum(source == k for source, _ in places[:block]) / block for k in (0, 1)]
+    assert shares == pytest.approx([0.75, 0.25], abs=0.01)
+    first_epoch = [index for source, index in places if source == 1][:300]
+    assert sorted(first_epoch) == list(range(300))
+    again = Mixture(sources, 4, together=6)
+    assert [again.place(number) for number in range(100)] == places[:100]
+
+
 def test_kinds_that_take_turns_stay_balanced():
     mixture = Mixture([Source("a", Numbers(4 * 25 + 3), 1.0, Fit(), strata=4)], 1)
     epochs = [[mixture.place(103 * epoch + k)[1] for k in range(103)] for epoch in range(2)]

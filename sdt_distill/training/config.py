@@ -39,6 +39,8 @@ class SourceConfig:
         weight: share of the samples drawn from it, relative to the other sources.
         scale: factor by which its samples are reduced before the network; None takes `data.input_scale`. Data made at
             the network's resolution have 1.
+        size: height and width of its samples in a batch [px]; None takes `data.size`. Where sources differ, each
+            batch is of one source.
         strata: how many kinds of samples take turns in it, as families do in a bank: 4 puts one of each kind into every
             four samples of a shuffled epoch, so that batches do not differ in their mixture.
         options: of `simulated`, the keys of `sdt_distill.datasets.simulated.SimulatedConfig`.
@@ -49,12 +51,14 @@ class SourceConfig:
     split: str | None = None
     weight: float = 1.0
     scale: float | None = None
+    size: tuple[int, int] | None = None
     strata: int = 1
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(self.weight > 0, "weight", self.weight, "above 0")
         _require(self.scale is None or 0 < self.scale <= 1, "scale", self.scale, "in (0, 1]")
+        _require(self.size is None or min(self.size) >= 16, "size", self.size, "sides of 16 px or more")
         _require(self.strata >= 1, "strata", self.strata, "1 or more")
 
 

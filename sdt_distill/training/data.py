@@ -67,7 +67,7 @@ def open_source(config: SourceConfig, data: DataConfig, frames: bool) -> Source:
         ConfigError: the source is described wrongly.
         DatasetError: it is none, is broken or is empty.
     """
-    fit = Fit(data.input_scale if config.scale is None else config.scale, data.size, data.fit)
+    fit = Fit(data.input_scale if config.scale is None else config.scale, config.size or data.size, data.fit)
     sample_config = SampleConfig(data.window_ms, data.bins, frames)
     opened: Dataset
     if config.kind == _SIMULATED:
@@ -108,15 +108,20 @@ class Mixture:
     Args:
         sources: one or more.
         seed: of the order.
+        together: so many places in a row come from one source. Where sources are of different sizes that must be the
+            samples of a step's batch, of all processes; blocks are then of about 1024 places.
     """
 
-    def __init__(self, sources: Sequence[Source], seed: int) -> None:
-        self.sources, self.seed = tuple(sources), seed
+    def __init__(self, sources: Sequence[Source], seed: int, together: int = 1) -> None:
+        self.sources, self.seed, self.together = tuple(sources), seed, together
+        groups = max(1, _BLOCK // together)
+        self._block = groups * together
         weights = np.array([source.weight for source in sources])
-        exact = weights / weights.sum() * _BLOCK
+        exact = weights / weights.sum() * groups
         counts = np.floor(exact).astype(int)
-        short = np.argsort(-(exact - counts), kind="stable")[: _BLOCK - counts.sum()]
+        short = np.argsort(-(exact - counts), kind="stable")[: groups - counts.sum()]
         counts[short] += 1
+        counts *= together
         if not counts.all():
             rare = self.sources[int(np.argmin(counts))].name
             raise ConfigError(f"the weight of source {rare!r} is below a thousandth of all; leave it out")
@@ -131,7 +136,7 @@ class Mixture:
 
     def place(self, number: int) -> tuple[int, int]:
         """The source and the index within it."""
-        block, offset = divmod(number, _BLOCK)
+        block, offset = divmod(number, self._block)
         source, before = self._block_of(block)
         k = int(source[offset])
         turn = block * int(self._counts[k]) + int(before[offset])
@@ -145,9 +150,10 @@ class Mixture:
 
     def _draw_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """For each place of a block its source, and how often that source came before in the block."""
-        source = np.repeat(np.arange(len(self._counts)), self._counts)
+        source = np.repeat(np.arange(len(self._counts)), self._counts // self.together)
         np.random.default_rng([self.seed, 1, block]).shuffle(source)
-        before = np.empty(_BLOCK, int)
+        source = np.repeat(source, self.together)
+        before = np.empty(self._block, int)
         for k in range(len(self._counts)):
             mine = source == k
             before[mine] = np.arange(np.count_nonzero(mine))
@@ -163,10 +169,10 @@ class Mixture:
         return np.concatenate([rng.permuted(table, axis=1).ravel(), count - left + rng.permutation(left)])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"sources": self.sources, "seed": self.seed}
+        return {"sources": self.sources, "seed": self.seed, "together": self.together}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["sources"], state["seed"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
 
 class _Batches(TorchDataset):

@@ -126,7 +126,8 @@ class Trainer:
         self._validator = (
             Validator(held_out, run.validation_samples, data.depth_range, run.batch, self.group) if held_out else None
         )
-        self._mixture = Mixture(self._sources, run.seed)
+        one_size = len({source.fit.size for source in self._sources}) == 1
+        self._mixture = Mixture(self._sources, run.seed, 1 if one_size else run.batch * self.group.world)
         self._augment = Augmentation(config.augment, run.seed)
 
         torch.manual_seed(run.seed)

@@ -50,7 +50,10 @@ class Validator:
         self._sources, self._range, self._group = tuple(sources), depth_range, group
         places = list(enumerate(spread_evenly(self._sources, most)))
         mine = places[group.rank :: group.world]
-        self._batches = [mine[first : first + batch] for first in range(0, len(mine), batch)]
+        by_source = [
+            [place for place in mine if place[1][0] == k] for k in range(len(self._sources))
+        ]  # of one size each
+        self._batches = [part[first : first + batch] for part in by_source for first in range(0, len(part), batch)]
 
     def _read(self, places: list[tuple[int, tuple[int, int]]]) -> Batch:
         return collate([self._sources[k].item(index, number) for number, (k, index) in places])
@@ -84,8 +87,8 @@ class Validator:
         return Scores(_mean([row[2] for row in every]), by_sequence, len(every))
 
     def examples(self, count: int) -> Batch:
-        """A few of the first process's samples, from all over the set."""
-        places = [place for part in self._batches for place in part]
+        """A few of the first process's samples, from all over the first set."""
+        places = [place for part in self._batches for place in part if place[1][0] == self._batches[0][0][1][0]]
         chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
         return self._read([places[i] for i in chosen])
 

@@ -11,11 +11,15 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 import numpy as np
-import yaml
+
+from sdt_ros.text_files import TextFileError, read_yaml
 
 COEFFICIENTS = {"plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4}
 """Distortion models, and how many coefficients each has."""
 
+LARGEST_SIDE = 1 << 16  # [px]
+LARGEST_NUMBER = 1e12  # beyond it, sums and squares overflow or lose all digits
+SHORTEST_FOCAL = 1e-3  # [px]
 _SAMPLES = 4000  # of the distortion along a ray, to find where it turns back
 
 
@@ -75,9 +79,9 @@ class Calibration:
         """
         path = _resolve(url)
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = read_yaml(path)
             matrices = {
-                name: np.array(content[key]["data"], float).reshape(shape)
+                name: _numbers(content[key]["data"], shape)
                 for name, key, shape in (
                     ("k", "camera_matrix", (3, 3)),
                     ("d", "distortion_coefficients", (-1,)),
@@ -89,9 +93,9 @@ class Calibration:
             model = str(content.get("distortion_model") or content.get("camera_model") or "")
         except OSError as error:
             raise CalibrationError(f"calibration {path}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise CalibrationError(f"calibration {path} is no YAML: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except TextFileError as error:
+            raise CalibrationError(f"calibration {path}: {error}; give a file of camera_calibration") from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CalibrationError(
                 f"calibration {path} is not as camera_calibration writes it: {type(error).__name__} {error}"
             ) from error
@@ -107,13 +111,19 @@ class Calibration:
             raise CalibrationError(
                 f"{name}: {model} has {COEFFICIENTS[model]} coefficients, not {len(d)}; calibrate without the others"
             )
+        if max(width, height) > LARGEST_SIDE or min(width, height) < 0:
+            raise CalibrationError(f"{name}: an image of {width}x{height} px makes no sense; calibrate again")
+        if not all(np.all(np.abs(matrix) <= LARGEST_NUMBER) for matrix in (k, d, r, p)):  # nor NaN
+            raise CalibrationError(
+                f"{name}: all numbers must be finite and at most {LARGEST_NUMBER:g}; calibrate again"
+            )
         if not np.any(r):
             r = np.eye(3)
         if not np.any(p):
             p = np.hstack([k, np.zeros((3, 1))])
         focal_lengths = (k[0, 0], k[1, 1], p[0, 0], p[1, 1])
-        if not all(np.all(np.isfinite(matrix)) for matrix in (k, d, r, p)) or min(focal_lengths) <= 0:
-            raise CalibrationError(f"{name}: focal lengths must be positive and all numbers finite; calibrate again")
+        if min(focal_lengths) < SHORTEST_FOCAL:
+            raise CalibrationError(f"{name}: focal lengths must be at least {SHORTEST_FOCAL:g} px; calibrate again")
         if not np.allclose(r @ r.T, np.eye(3), atol=1e-3):
             raise CalibrationError(f"{name}: the rectification matrix R is no rotation; calibrate again")
         if not np.allclose(p[2, :3], (0, 0, 1)):
@@ -245,6 +255,12 @@ class CalibrationSource:
         if self._problem or self.current is None or not height:
             return self._problem
         return self.current.misfit(height, width)
+
+
+def _numbers(values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        raise ValueError("`data` must be a list of numbers")
+    return np.array(values, float).reshape(shape)
 
 
 def _resolve(url: str) -> Path:

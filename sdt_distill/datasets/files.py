@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
+
+from sdt_ros import text_files
 
 from .errors import DatasetError, broken
 
@@ -83,9 +84,9 @@ def read_yaml(dataset: str, path: Path, what: str, fix: str) -> dict[str, Any]:
     """
     require(dataset, path, what, fix)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise broken(dataset, path, f"{what} is no YAML ({' '.join(str(error).split())})", _AGAIN) from None
+        content = text_files.read_yaml(path)
+    except text_files.TextFileError as error:
+        raise broken(dataset, path, f"{what}: {error}", _AGAIN) from None
     if not isinstance(content, dict):
         raise broken(dataset, path, f"{what} holds no keys", _AGAIN)
     return content

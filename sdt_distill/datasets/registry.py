@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
+from sdt_ros.text_files import TextFileError, read_yaml
 
 from . import bag, bank, dense, dsec, mvsec
 from .bank_files import find_banks
@@ -129,8 +129,8 @@ def _is_description(path: Path) -> bool:
     if not path.is_file() or path.suffix.lower() not in _DESCRIPTIONS:
         return False
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except (yaml.YAMLError, UnicodeDecodeError):
+        content = read_yaml(path)  # JSON is YAML
+    except TextFileError:
         return False
     return isinstance(content, dict) and "family" in content
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from sdt_ros.simulation.camera import CAMERAS, Camera, camera
 from sdt_ros.simulation.families import FAMILIES
 from sdt_ros.simulation.randomise import Randomisation
 from sdt_ros.simulation.sensor import SensorConfig
 from sdt_ros.simulation.simulator import SimulatorConfig
+from sdt_ros.text_files import TextFileError, read_json, read_yaml
 
 from .errors import DatasetError, broken
 
@@ -212,9 +210,8 @@ def read_description(path: Path) -> SimulatedConfig:
         DatasetError: it cannot be read, a key is unknown, or a value makes no sense.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        values = read_json(path) if path.suffix.lower() == ".json" else read_yaml(path)
+    except (OSError, TextFileError) as error:
         why = f"the description cannot be read ({' '.join(str(error).split())})"
         raise broken("simulation", path, why, "write it as JSON or YAML") from None
     if not isinstance(values, dict):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,6 +33,7 @@ from sdt_distill.training.state import StateError, below, load_state, part, save
 from sdt_distill.training.tree import from_plain, override, to_plain
 from sdt_ros.evaluation.metrics import average, frame_metrics
 from sdt_ros.runtime.device import resolve_device
+from sdt_ros.text_files import TextFileError, read_yaml
 
 _log = logging.getLogger(__name__)
 
@@ -97,8 +97,8 @@ def load_teach_config(path: Path, settings: Sequence[str] = ()) -> TeachConfig:
         ConfigError: it cannot be read, or a key or value is wrong.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = read_yaml(path) or {}
+    except (OSError, TextFileError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys, found {type(values).__name__}")

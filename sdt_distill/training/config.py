@@ -14,6 +14,7 @@ from sdt_distill.networks import resolve
 from sdt_distill.teachers import TeacherConfig
 from sdt_ros.events import WindowConfig
 from sdt_ros.network import DepthRange
+from sdt_ros.text_files import TextFileError, read_yaml
 
 from .augment import AugmentConfig
 from .tree import ConfigError, from_plain, override, to_plain
@@ -237,11 +238,9 @@ def load_config(path: str | Path, settings: Sequence[str] = ()) -> TrainingConfi
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        values = read_yaml(path)
+    except (OSError, TextFileError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: no YAML: {error}") from error
     if values is None:
         values = {}
     if not isinstance(values, dict):

@@ -70,7 +70,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = file.metadata() or {}
         tensors = load_file(path)
         values = json.loads(header["state"])
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise StateError(f"{path}: damaged or no state of a run ({error}); delete it to start over") from error
     if values.pop("format_version", None) != FORMAT_VERSION:
         raise StateError(f"{path}: a state of another version of this software; finish the run with that one")

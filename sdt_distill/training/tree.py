@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
+from sdt_ros.text_files import TextFileError, parse_yaml
 
 T = TypeVar("T")
 
@@ -76,9 +76,9 @@ def override(values: dict[str, Any], setting: str) -> None:
     if not equals or not key:
         raise ConfigError(f"{setting!r} is no setting; write key=value, as in optimiser.lr=1e-3")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of {setting!r} is no YAML: {error}") from error
+        value = parse_yaml(text)
+    except TextFileError as error:
+        raise ConfigError(f"the value of {setting!r}: {error}") from error
     place: Any = values
     *way, last = key.split(".")
     for part in way:

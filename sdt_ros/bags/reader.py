@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import logging
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,14 +18,18 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
-import yaml
 import zstandard
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, Qos
 from rosbags.rosbag2 import Reader
 
+from sdt_ros.text_files import read_yaml
+
+from .bounds import bound_chunks, require_plain_tables, unpack_file, unpack_zstd
 from .errors import BagError
 
 _log = logging.getLogger(__name__)
+
+bound_chunks()
 
 _STORAGE_ENDINGS = (".db3", ".mcap")
 _NEWEST_METADATA = 9
@@ -139,25 +142,25 @@ class BagReader:
             folder = self._stack.enter_context(TemporaryDirectory(prefix="sdt_bag_"))
             unpacked = Path(folder, file.stem)
             try:
-                with (
-                    file.open("rb") as packed,
-                    zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as source,
-                    unpacked.open("wb") as target,
-                ):
-                    shutil.copyfileobj(source, target)
-            except zstandard.ZstdError as error:
+                with file.open("rb") as packed, unpacked.open("wb") as target:
+                    unpack_file(packed, target, file.stat().st_size, Path(folder))
+            except (zstandard.ZstdError, BagError) as error:
                 raise BagError(f"{file} cannot be unpacked: {error}") from None
             file = unpacked
         journal = file.with_name(file.name + "-wal")
         if journal.exists() and journal.stat().st_size:
             _log.warning("%s has an unmerged journal %s: its last messages are missing here", file, journal.name)
         try:
-            return self._stack.enter_context(Reader(file))
+            if file.suffix == ".db3":
+                require_plain_tables(file)
+            reader = self._stack.enter_context(Reader(file))
+            _require_plain_values(reader)
+            return reader
         except Exception as error:  # on damaged files the reader raises whatever the bytes lead it to
             raise _damaged(file, error) from error
 
     def _collect_topics(self) -> dict[str, TopicInfo]:
-        hashes = _recorded_hashes(self._metadata)
+        hashes = self._metadata.get("hashes", {})
         topics: dict[str, TopicInfo] = {}
         for connection in (connection for reader in self._readers for connection in reader.connections):
             name, kind = connection.topic, connection.msgtype
@@ -193,7 +196,9 @@ class BagReader:
                 connection, timestamp_ns, data = next(stream)
                 # CDR starts with a zero byte, so a compressed message cannot be mistaken for a plain one.
                 if data[:4] == _ZSTD_MAGIC:
-                    data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+                    data = unpack_zstd(data)
+                if not isinstance(data, bytes) or not isinstance(timestamp_ns, int):
+                    raise BagError("a message is no bytes, or its time is no number")
             except StopIteration:
                 return
             except Exception as error:  # as in _open_file
@@ -210,8 +215,16 @@ def _damaged(file: Path, error: Exception) -> BagError:
     return BagError(f"{file} cannot be read, it is damaged or incomplete: {reason}; {_REPAIR[file.suffix]}")
 
 
+def _require_plain_values(reader: Reader) -> None:
+    """Refuse what a database can hold in place of texts and numbers."""
+    times = (reader.message_count, reader.start_time, reader.end_time)
+    texts = [text for connection in reader.connections for text in (connection.topic, connection.msgtype)]
+    if not all(isinstance(value, int) for value in times) or not all(isinstance(text, str) for text in texts):
+        raise BagError("a topic has no name or type, or the times are no numbers")
+
+
 def _find_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
-    """Return the storage files of a bag and what metadata.yaml says, empty where there is none."""
+    """Return the storage files of a bag and what is used of its metadata.yaml, empty where there is none."""
     what_fits = "give a rosbag2 folder (with metadata.yaml), a .db3 or an .mcap file"
     if not path.exists():
         raise BagError(f"there is no bag at {path}; {what_fits}")
@@ -249,19 +262,22 @@ def _is_storage(file: Path) -> bool:
 
 def _read_metadata(file: Path) -> dict[str, Any]:
     try:
-        metadata = yaml.safe_load(file.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
-        version, names = int(metadata["version"]), list(metadata["relative_file_paths"])
+        metadata = read_yaml(file)["rosbag2_bagfile_information"]
+        version, names = int(metadata["version"]), metadata["relative_file_paths"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("relative_file_paths is no list of texts")
         compression = str(metadata.get("compression_format") or "").lower()
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        hashes = _recorded_hashes(metadata)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise BagError(f"{file} is not what rosbag2 writes ({reason}); give the .db3 or .mcap file itself") from None
     if version > _NEWEST_METADATA:
         _log.warning("%s has format %d, newer than %d, the newest known here", file, version, _NEWEST_METADATA)
     if compression not in ("", "none", "zstd"):
         raise BagError(f"{file}: compression {compression!r} is not supported, only zstd; see `ros2 bag convert`")
-    return {**metadata, "relative_file_paths": names}
+    return {"relative_file_paths": names, "hashes": hashes}
 
 
 def _recorded_hashes(metadata: dict[str, Any]) -> dict[str, str]:
     topics = [entry.get("topic_metadata", {}) for entry in metadata.get("topics_with_message_count") or []]
-    return {topic["name"]: str(topic.get("type_description_hash") or "") for topic in topics if "name" in topic}
+    return {str(topic["name"]): str(topic.get("type_description_hash") or "") for topic in topics if "name" in topic}

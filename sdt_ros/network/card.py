@@ -12,8 +12,10 @@ from typing import Any
 
 from sdt_ros.network.config import NetworkConfig, presets
 from sdt_ros.network.depth_range import DepthRange
+from sdt_ros.text_files import TextFileError, parse_json
 
 FORMAT_VERSION = 1
+MOST_BINS, LONGEST_WINDOW_MS = 64, 10_000.0  # as many as the node's windows can have
 
 
 class CheckpointError(ValueError):
@@ -58,14 +60,14 @@ class CardFacts:
 
     def __post_init__(self) -> None:
         """Refuses values that no checkpoint can have, naming the key."""
-        _require_number("bins", self.bins, low=1, whole=True)
-        _require_number("window_ms", self.window_ms, low=1e-3)
+        _require_number("bins", self.bins, low=1, high=MOST_BINS, whole=True)
+        _require_number("window_ms", self.window_ms, low=1e-3, high=LONGEST_WINDOW_MS)
         _require_number("input_scale", self.input_scale, low=1e-3, high=1)
-        _require_number("steps", self.steps, low=0, whole=True)
+        _require_number("steps", self.steps, low=0, high=1 << 62, whole=True)
         kinds = {"trained": bool, "training_data": str, "limits": str, "licence": str, "scores": Mapping}
         for key, kind in kinds.items():
             if not isinstance(getattr(self, key), kind):
-                raise CheckpointError(f"card key {key!r} is {getattr(self, key)!r}, expected {kind.__name__}")
+                raise CheckpointError(f"card key {key!r} is {_short(getattr(self, key))}, expected {kind.__name__}")
         if self.trained and not self.training_data:
             raise CheckpointError("card key 'training_data' is empty: trained weights must say on what")
 
@@ -113,9 +115,9 @@ def read_json(text: str) -> dict[str, Any]:
         CheckpointError: the text is no JSON object.
     """
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"not JSON: {error}") from error
+        values = parse_json(text)
+    except TextFileError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(values, dict):
         raise CheckpointError(f"expected a JSON object, found {type(values).__name__}")
     return values
@@ -177,14 +179,23 @@ class Card(CardFacts):
             return cls(**values)
         except CheckpointError:
             raise
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(str(error)) from error
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # numbers of more digits than Python writes
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 80 else text[:80] + "..."
 
 
 def _require_number(key: str, value: object, low: float, high: float = math.inf, *, whole: bool = False) -> None:
     fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not (fits and low <= value <= high and math.isfinite(value)):  # type: ignore[operator,arg-type]
+    if not (fits and low <= value <= high and value < math.inf):  # type: ignore[operator]
         upper = "" if high == math.inf else f" and at most {high}"
         raise CheckpointError(
-            f"card key {key!r} is {value!r}, expected a {'whole ' if whole else ''}number of at least {low}{upper}"
+            f"card key {key!r} is {_short(value)}, "
+            f"expected a {'whole ' if whole else ''}number of at least {low}{upper}"
         )

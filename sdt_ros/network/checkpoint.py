@@ -18,6 +18,7 @@ from torch import Tensor
 from sdt_ros.network.card import Card, CardFacts, CheckpointError
 from sdt_ros.network.depth_range import DepthRange
 from sdt_ros.network.transformer import SpikingDepthTransformer
+from sdt_ros.text_files import TextFileError, read_text
 
 AnyCard = TypeVar("AnyCard", bound=CardFacts)
 
@@ -119,8 +120,8 @@ def read_card_text(path: str | Path) -> tuple[Path, str]:
     if not card_path.is_file():
         raise CheckpointError(f"{path}: its card {card_path.name} is missing; copy both files of a checkpoint together")
     try:
-        return path, card_path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
+        return path, read_text(card_path)
+    except (TextFileError, OSError) as error:
         raise CheckpointError(f"{card_path}: {error}") from error
 
 
@@ -154,8 +155,11 @@ def load_checkpoint(
     for key, value in needed.items():
         if value is not None and getattr(card, key) != value:
             raise CheckpointError(f"{path}: trained for {key} {getattr(card, key)}, asked for {value}")
+    with torch.device("meta"):  # a card may name a network that fills memory: the file shows whether it is that large
+        expected = SpikingDepthTransformer(card.network).state_dict()
+    tensors = load_tensors(path, expected, card)
     network = SpikingDepthTransformer(card.network)
-    network.load_state_dict(load_tensors(path, network.state_dict(), card))
+    network.load_state_dict(tensors)
     return network.eval(), card
 
 

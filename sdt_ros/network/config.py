@@ -11,10 +11,12 @@ from typing import Any
 PATCH = 16  # pixels a token: the stem halves four times
 ATTENTIONS = ("ssa", "spike_driven", "softmax")
 HEADS = ("fusion", "linear")
+LARGEST = 1e6  # of the neurons' constants
+MOST = 4096  # channels, blocks, heads: a damaged card shall not ask for a network that never comes to an end
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
 
 
 def _require(condition: bool, key: str, value: object, expected: str) -> None:
@@ -59,16 +61,17 @@ class NetworkConfig:
         """Refuses values that make no network, naming the key."""
         object.__setattr__(self, "head_widths", tuple(self.head_widths))
         for key in ("embed_dim", "depth", "heads", "mlp_ratio", "polarities"):
-            _require(_is_count(getattr(self, key)), key, getattr(self, key), "a whole number of at least 1")
+            _require(_is_count(getattr(self, key)), key, getattr(self, key), f"a whole number of 1 to {MOST}")
         _require(self.embed_dim % 8 == 0, "embed_dim", self.embed_dim, "a multiple of 8, the stem starts at D/8")
         _require(self.embed_dim % self.heads == 0, "heads", self.heads, f"a divisor of embed_dim {self.embed_dim}")
         _require(self.attention in ATTENTIONS, "attention", self.attention, f"one of {', '.join(ATTENTIONS)}")
         _require(self.head in HEADS, "head", self.head, f"one of {', '.join(HEADS)}")
         widths = self.head_widths
         _require(len(widths) == 5 and all(map(_is_count, widths)), "head_widths", widths, "five channel counts")
-        _require(self.tau > 1, "tau", self.tau, "above 1")
-        _require(self.threshold > 0, "threshold", self.threshold, "above 0")
-        _require(self.surrogate_alpha > 0, "surrogate_alpha", self.surrogate_alpha, "above 0")
+        _require(1 < self.tau <= LARGEST, "tau", self.tau, f"above 1, and {LARGEST:g} at most")
+        _require(0 < self.threshold <= LARGEST, "threshold", self.threshold, f"above 0, and {LARGEST:g} at most")
+        alpha = self.surrogate_alpha
+        _require(0 < alpha <= LARGEST, "surrogate_alpha", alpha, f"above 0, and {LARGEST:g} at most")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sdt_ros.bench import datasets, events, network, node, simulation, training
+from sdt_ros.bench import datasets, events, network, node, simulation, soak, training
 
-BENCHMARKS = (events, network, node, datasets, simulation, training)
+BENCHMARKS = (events, network, node, soak, datasets, simulation, training)
 
 
 def add_parser(subparsers: Any) -> None:

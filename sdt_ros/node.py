@@ -28,7 +28,7 @@ from sdt_ros.calibration import CalibrationSource
 from sdt_ros.diagnostics import Health, Seconds, status
 from sdt_ros.events import EventPacket
 from sdt_ros.load import Carried, carried
-from sdt_ros.pipeline import Pipeline
+from sdt_ros.pipeline import WARM_UP_SIZE, Pipeline
 from sdt_ros.serving import serve
 
 LONGEST_WAIT_NS = 10_000_000_000  # of a packet in the middleware that can be believed
@@ -44,6 +44,7 @@ class DepthNode(LifecycleNode):
     def __init__(self, **arguments: Any) -> None:
         super().__init__("depth", **arguments)
         self._pipeline: Pipeline | None = None
+        self._sensor_size = WARM_UP_SIZE  # as the last camera's was
         self._calibrations = CalibrationSource()
         self._subscriptions_made: list[Any] = []
         self._state = "unconfigured"
@@ -69,7 +70,7 @@ class DepthNode(LifecycleNode):
             self.config = parameters.read(self)
             if self.config.camera_info_url:
                 self._calibrations.load(self.config.camera_info_url)
-            self._pipeline = Pipeline(self, self.config, self._calibrations)
+            self._pipeline = Pipeline(self, self.config, self._calibrations, self._sensor_size)
         except Exception as error:
             self._release()
             return self._refuse("configure", error)
@@ -179,6 +180,9 @@ class DepthNode(LifecycleNode):
         self._unsubscribe()
         if self._pipeline is not None:
             self._pipeline.stop()
+            # The next configuration most likely meets the same camera, and can warm the network for it.
+            if self._pipeline.stream.sensor_size != (0, 0):
+                self._sensor_size = self._pipeline.stream.sensor_size
         self._pipeline = None
         self._calibrations.clear()
         self._seconds.restart()

@@ -46,14 +46,27 @@ class Pipeline:
         decode_cost: what decoding takes.
     """
 
-    def __init__(self, node: LifecycleNode, config: NodeConfig, calibrations: CalibrationSource) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        config: NodeConfig,
+        calibrations: CalibrationSource,
+        sensor_size: tuple[int, int] = WARM_UP_SIZE,
+    ) -> None:
         """Load and warm network and decoders, make the publishers.
+
+        Args:
+            node: that publishes.
+            config: its parameters.
+            calibrations: where the camera's is found.
+            sensor_size: height and width that the camera is likely to have [px].
 
         Raises:
             CheckpointError, DeviceError, ImportError, ValueError: what the parameters ask for is not possible.
         """
         self._config = config
         self._calibrations = calibrations
+        self._likely_size = sensor_size
         self._logger = node.get_logger()
         self._outputs: Outputs | None = None
         self._inference = InferenceThread(self._process)
@@ -73,7 +86,7 @@ class Pipeline:
     def _load(self) -> DepthEstimator:
         estimator = load_estimator(self._config, self._notice)
         scale = estimator.card.input_scale
-        self._warmed_size = tuple(max(1, round(side * scale)) for side in WARM_UP_SIZE)
+        self._warmed_size = tuple(max(1, round(side * scale)) for side in self._likely_size)
         self._is_warming = False
         estimator.warm_up(*self._warmed_size)
         return estimator

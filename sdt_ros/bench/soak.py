@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +56,7 @@ def add_parser(benchmarks: Any) -> None:
     parser.add_argument("--size", default="240x180", metavar="WxH", help="of the sensor [px] (240x180)")
     parser.add_argument("--rate-mev", type=float, default=0.3, metavar="MEV", help="million events a second (0.3)")
     parser.add_argument("--packets-per-s", type=float, default=100.0, metavar="N", help="packets a second (100)")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="keep what the processes print")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ledger to FILE")
     parser.set_defaults(run=run)
 
@@ -72,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"sdt bench soak: {error}", file=sys.stderr)
         return 2
     try:
-        with tempfile.TemporaryDirectory(prefix="sdt_soak_") as folder, own_domain():
+        with _folder(args.logs) as folder, own_domain():
             from sdt_ros.bench.soak_graph import SoakGraph, node_arguments, traffic_of
 
             traffic = traffic_of(width, height, args.rate_mev, args.packets_per_s)
@@ -135,8 +138,8 @@ def soak(graph: SoakGraph, args: argparse.Namespace, faults: Any, size: tuple[in
         watch.complaints.append(f"the node ended with exit code {code}")
     if traceback_in(graph.depth_node.log):
         watch.complaints.append("the node has printed a traceback")
-    worst = sorted(recoveries, key=lambda one: -one[0])[:3]
-    print("slowest: " + ", ".join(f"{fault.kind} {took_s:.2f} s" for took_s, fault in worst))
+    worst = sorted(recoveries, key=lambda one: -one[0])[:5]
+    print("slowest recoveries: " + ", ".join(f"{fault.kind} {took_s:.2f} s" for took_s, fault in worst))
     count = sum(kinds.values())
     ledger = Ledger(
         faults=count,
@@ -156,6 +159,17 @@ def _recovery(graph: SoakGraph, good: dict[str, Any], window_ms: float, size: tu
     while (took_s := graph.watch.recovered_s(good, window_ms, size)) is None and time.monotonic() < end_s:
         graph.spin(0.02)
     return took_s
+
+
+@contextmanager
+def _folder(wanted: Path | None) -> Iterator[str]:
+    """A folder for the processes' logs: the one asked for, or one that does not stay."""
+    if wanted is None:
+        with tempfile.TemporaryDirectory(prefix="sdt_soak_") as folder:
+            yield folder
+    else:
+        wanted.mkdir(parents=True, exist_ok=True)
+        yield str(wanted)
 
 
 def _network(args: argparse.Namespace) -> list[str]:

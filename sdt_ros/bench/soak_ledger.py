@@ -17,6 +17,7 @@ from sdt_ros.bench.node_watch import Usage
 from sdt_ros.msg import Stats
 
 _SAMPLE_S = 1.0
+_STAMP_SLACK_NS = 500_000_000  # by which stamps may be ahead of the camera's
 _SLACK = 40  # windows that may be under way between counted as due and published
 
 
@@ -143,7 +144,8 @@ class Watch:
         """From a good packet sent to the first depth of nothing older [s]; None while there is none."""
         first_ns = good["stamp_ns"] + round(window_ms * 1e6)
         for at_s, stamp_ns, of_size in self.images:
-            if at_s >= good["at_s"] and of_size == size and first_ns <= stamp_ns <= first_ns + 60_000_000_000:
+            passed_ns = round((at_s - good["at_s"]) * 1e9)
+            if passed_ns >= 0 and of_size == size and first_ns <= stamp_ns <= first_ns + passed_ns + _STAMP_SLACK_NS:
                 return at_s - good["at_s"]
         return None
 

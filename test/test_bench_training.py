@@ -27,6 +27,7 @@ def test_figures_are_of_all_sides(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert figures["ratio"] == pytest.approx(figures["samples_s"] / figures["peer_samples_s"])
     assert figures["eager_ratio"] == pytest.approx(figures["samples_s"] / figures["eager_samples_s"])
     assert 0 < figures["kept_mb"] < figures["eager_kept_mb"] < figures["peer_kept_mb"]
+    assert figures["device"] == "cpu" and figures["peak_mb"] is None
     assert "ratio to spikingjelly's" in capsys.readouterr().out
 
 
@@ -49,6 +50,7 @@ def test_the_peer_is_the_same_network() -> None:
         (["--batch", "0"], "--batch and --rounds from 1"),
         (["--rounds", "0"], "--batch and --rounds from 1"),
         (["--preset", "huge"], "presets: sdt, sdt_small, sdt_tiny"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
     ],
 )
 def test_senseless_arguments_are_refused(

@@ -6,6 +6,8 @@ Tests marked `gpu` need torch with CUDA, Triton and numba, no ROS.
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -518,3 +520,21 @@ def test_gpu_training_steps_are_those_of_plain_neurons() -> None:
         optimiser.step()
         losses.append(loss.item())
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("benchmark", ["network", "training"])
+def test_gpu_benchmarks_run(benchmark: str, tmp_path: Path) -> None:
+    for needed in ("rosbags", "zstandard", "spikingjelly"):
+        pytest.importorskip(needed, reason=f"sdt bench needs {needed}")
+    from sdt_ros.cli import main
+
+    path = tmp_path / "figures.json"
+    options = ["--preset", "sdt_tiny", "--size", "64x48", "--rounds", "2", "--device", "cuda", "--json", str(path)]
+    assert main(["bench", benchmark, *options]) == 0
+    figures = json.loads(path.read_text())
+    assert figures["device"] == "cuda:0" and figures["ratio"] > 0 and figures["peak_mb"] > 0
+    if benchmark == "network":
+        assert figures["mean_rate"] == pytest.approx(figures["peer_mean_rate"], rel=0.02)
+        assert all(0 < spent["conv"] < spent["all"] for spent in figures["stages_ms"].values())

@@ -37,7 +37,7 @@ def add_parser(benchmarks: Any) -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint, in the preset's place")
     parser.add_argument("--size", default="346x260", metavar="WxH", help="pixels of the spikes (346x260)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto (cpu)")
-    parser.add_argument("--runtime", default="auto", help="auto, eager, cpu or cpu_int8 (auto)")
+    parser.add_argument("--runtime", default="auto", help="auto, eager, cpu, cpu_int8, cuda or cuda_torch (auto)")
     parser.add_argument("--against", choices=PEERS, default="spikingjelly", help="the peer (spikingjelly)")
     parser.add_argument("--rounds", type=int, default=11, metavar="N", help="windows of each, the median counts (11)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="torch's threads (its own choice)")
@@ -96,10 +96,15 @@ def _show(result: NetworkResult, rounds: int) -> None:
     print(f"{result.preset}, {result.size}: {result.runtime}")
     print(f"  {'ours':<16}{result.median_ms:9.1f} ms   (least {result.least_ms:.1f})")
     print(f"  {result.peer:<16}{result.peer_median_ms:9.1f} ms   ratio {result.ratio:.2f}")
+    print(f"  the peer's neurons: {result.peer_neurons}")
+    if result.device != "cpu":
+        print("  ours takes its window from the host's memory and brings depth back; the peer's is on the GPU")
+        print("  stages: launched kernel by kernel, not replayed as one graph, so that they take longer")
     print(f"  {'stage':<12}{'all':>8}{'conv':>8}{'LIF':>8}{'rest':>8}  ms")
     for stage, spent in result.stages_ms.items():
         print(f"  {stage:<12}" + "".join(f"{spent[kind]:8.1f}" for kind in ("all", "conv", "LIF", "rest")))
-    print(f"  memory at its peak {result.peak_mb:.0f} MB more than before, the peer {result.peer_peak_mb:.0f} MB")
+    what = "of the GPU, weights included," if result.device != "cpu" else "at its peak"
+    print(f"  memory {what} {result.peak_mb:.0f} MB more than before, the peer {result.peer_peak_mb:.0f} MB")
     print(
         f"  firing rates {result.mean_rate:.4f}, the peer {result.peer_mean_rate:.4f}, a layer differs by "
         f"{result.worst_rate_difference:.4f} at most; log depth by {result.log_depth_difference:.4f} in the mean"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from sdt_ros.bench.measure import median_seconds
 from sdt_ros.bench.training import use_spikingjelly
 from sdt_ros.network import MLIF, Card, EnergyRecorder, SpikingDepthTransformer, synthetic_events
-from sdt_ros.runtime import DepthEstimator
+from sdt_ros.runtime import CudaRuntime, DepthEstimator, resolve_device
+from sdt_ros.runtime.gpu.accelerator import to_host
 
 _WATCH_S = 0.002
 COPY_BYTES = 1 << 28
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,13 @@ class NetworkResult:
         median_ms: ours.
         least_ms: ours, of the fastest round.
         peer: its name.
+        peer_neurons: which code computes the peer's neurons.
         peer_median_ms: the peer's.
         ratio: the peer's median over ours.
-        stages_ms: ours, of stem, attention, mlp and head: all, conv, LIF and the rest, by a run of its own with hooks.
-        peak_mb: resident memory of ours above that before, at its highest.
+        stages_ms: ours, of stem, attention, mlp and head: all, conv, LIF and the rest, by a run of its own with hooks;
+            on a GPU without the graph.
+        peak_mb: memory of ours above that before, at its highest: resident while windows run, or on a GPU allocated
+            since before the runtime was made.
         peer_peak_mb: of the peer.
         mean_rate: mean firing rate over layers, ours.
         peer_mean_rate: of the network as written.
@@ -61,6 +67,7 @@ class NetworkResult:
     median_ms: float
     least_ms: float
     peer: str
+    peer_neurons: str
     peer_median_ms: float
     ratio: float
     stages_ms: dict[str, dict[str, float]]
@@ -105,23 +112,33 @@ def measure(
     """
     spikes = synthetic_events(card.bins, *size, card.network.polarities)
     plain = network.eval().requires_grad_(False)
-    estimator = DepthEstimator(copy.deepcopy(plain), card, device, runtime=runtime)
-    ours = estimator._runtime
-    where = ours(spikes[0]).device
-    peer = _peer(copy.deepcopy(plain), against).to(where)
+    where = resolve_device(device)[0]
     on_device = spikes.to(where)
+    if where.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # for the peer too
+
+    def show(made: DepthEstimator) -> None:
+        to_host(made._runtime(spikes[0]))
+
+    def show_peer(made: nn.Module) -> None:
+        with torch.inference_mode():
+            made(on_device).cpu()
+
+    estimator, peak = _made(lambda: DepthEstimator(copy.deepcopy(plain), card, device, runtime=runtime), show, where)
+    ours = estimator._runtime
+    peer, peer_peak = _made(lambda: _peer(copy.deepcopy(plain), against).to(where), show_peer, where)
 
     def run_ours() -> None:
-        ours(spikes[0]).cpu()
+        show(estimator)
 
     def run_peer() -> None:
-        with torch.inference_mode():
-            peer(on_device).cpu()
+        show_peer(peer)
 
-    peak, peer_peak = (_peak_bytes(run, where) for run in (run_ours, run_peer))
     all_ours: list[float] = []
     medians = median_seconds({"ours": _timed(run_ours, all_ours), "peer": _timed(run_peer, [])}, rounds, "network")
-    stages = _by_stage(ours._network, run_ours, max(3, rounds // 2))  # type: ignore[attr-defined]
+    # Hooks do not see what a graph replays.
+    stepwise = (lambda: ours.uncaptured(on_device[0])) if isinstance(ours, CudaRuntime) else run_ours
+    stages = _by_stage(ours._network, stepwise, max(3, rounds // 2))  # type: ignore[attr-defined]
     depth, report = ours.measured(spikes[0])
     with torch.inference_mode(), EnergyRecorder(plain) as recorder:
         expected = plain(spikes)
@@ -129,13 +146,16 @@ def measure(
     rates, exact_rates = report.firing_rates, exact.firing_rates
     macs = sum(row.macs * row.runs for row in exact.rows)
     moved = _bytes(plain, spikes)
-    int8 = "int8" in estimator.describe()
-    peak_gmac, peak_bandwidth = _peak_gmac_s(int8, where), _peak_gb_s(where)
+    dtype = torch.int8 if "int8" in estimator.describe() else torch.float32
+    if isinstance(ours, CudaRuntime):
+        dtype = ours.dtype
+    peak_gmac, peak_bandwidth = _peak_gmac_s(dtype, where), _peak_gb_s(where)
     floor_s = max(macs / 1e9 / peak_gmac, moved / 1e9 / peak_bandwidth)
     return NetworkResult(
         preset=name, size=f"{size[1]}x{size[0]}", device=str(where), runtime=estimator.describe(),
         threads=torch.get_num_threads(), median_ms=1e3 * medians["ours"], least_ms=1e3 * min(all_ours), peer=against,
-        peer_median_ms=1e3 * medians["peer"], ratio=medians["peer"] / medians["ours"], stages_ms=stages,
+        peer_neurons=_neurons(against, where), peer_median_ms=1e3 * medians["peer"],
+        ratio=medians["peer"] / medians["ours"], stages_ms=stages,
         peak_mb=peak / 1e6, peer_peak_mb=peer_peak / 1e6,
         mean_rate=float(np.mean(list(rates.values()))), peer_mean_rate=float(np.mean(list(exact_rates.values()))),
         worst_rate_difference=max(abs(rates[layer] - rate) for layer, rate in exact_rates.items()),
@@ -166,13 +186,32 @@ def _timed(run: Callable[[], None], kept: list[float]) -> Callable[[], float]:
     return timed
 
 
-def _peak_bytes(run: Callable[[], None], device: torch.device) -> float:
-    """Bytes above those of before, while it runs for the first time: on the device, on a CPU resident ones."""
+def _neurons(against: str, device: torch.device) -> str:
+    """Which code computes a peer's neurons: spikingjelly takes the best of what it finds on a GPU, else torch's."""
+    if against != "spikingjelly":
+        return "those of the network as written" + (", compiled by torch" if against == "compile" else "")
+    if device.type != "cuda":
+        return "spikingjelly's, by torch"
+    selection = getattr(sys.modules.get("spikingjelly._ops.lif"), "_selection", None)
+    chosen = getattr(selection, "_selections", {}).values()  # None stands for its torch reference
+    names = sorted({getattr(made, "name", "torch") for made in chosen})
+    return f"spikingjelly's, by {' and '.join(names) or 'code that it does not name'}"
+
+
+def _made(make: Callable[[], _Made], run: Callable[[_Made], None], device: torch.device) -> tuple[_Made, float]:
+    """Something made and run once or some times, and its memory at the highest, as `NetworkResult` has it, in bytes."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
+        made = make()
+        run(made)
+        return made, torch.cuda.max_memory_allocated(device) - before
+    made = make()
+    return made, _peak_resident(lambda: run(made))
+
+
+def _peak_resident(run: Callable[[], None]) -> float:
+    """Resident bytes above those of before, while it runs."""
     run()  # compiled and packed things are not of the window
     before, highest, done = _resident(), 0, threading.Event()
 
@@ -203,15 +242,10 @@ def _by_stage(network: SpikingDepthTransformer, run: Callable[[], Any], rounds: 
     Where a pass does several things, as pools with their neurons, it counts as what is left. Hooks cost some
     microseconds each.
     """
-    running: dict[tuple[str, str], float] = {}
-    began: dict[nn.Module, float] = {}
+    passes: list[tuple[tuple[str, str], Any, Any]] = []
+    began: dict[nn.Module, Any] = {}
     handles = []
-    device = next(network.stem.parameters()).device
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+    now, seconds = _clock(next(network.stem.parameters()).device)
 
     def begin(module: nn.Module, _: Any) -> None:
         began[module] = now()
@@ -219,7 +253,7 @@ def _by_stage(network: SpikingDepthTransformer, run: Callable[[], Any], rounds: 
     def watch(module: nn.Module, key: tuple[str, str]) -> None:
         def end(*_: Any) -> None:
             if module in began:  # else its hooks were told of a pass that was part of another
-                running[key] = running.get(key, 0.0) + now() - began.pop(module)
+                passes.append((key, began.pop(module), now()))
 
         handles.append(module.register_forward_pre_hook(begin))
         handles.append(module.register_forward_hook(end))
@@ -238,10 +272,13 @@ def _by_stage(network: SpikingDepthTransformer, run: Callable[[], Any], rounds: 
     spent: dict[tuple[str, str], list[float]] = {}
     try:
         for _ in range(rounds):
-            running.clear()
+            passes.clear()
             run()
-            for key, seconds in running.items():
-                spent.setdefault(key, []).append(1e3 * seconds)
+            running: dict[tuple[str, str], float] = {}
+            for key, start, end in passes:
+                running[key] = running.get(key, 0.0) + seconds(start, end)
+            for key, took in running.items():
+                spent.setdefault(key, []).append(1e3 * took)
     finally:
         for handle in handles:
             handle.remove()
@@ -270,16 +307,21 @@ def _bytes(plain: SpikingDepthTransformer, spikes: Tensor) -> int:
     return total
 
 
-def _peak_gmac_s(int8: bool, device: torch.device) -> float:
+def _peak_gmac_s(dtype: torch.dtype, device: torch.device) -> float:
     """10^9 multiply-accumulates a second of a convolution that suits the machine: 512 to 512 channels, 3x3."""
     from sdt_ros.runtime.spike_conv import Int8Conv2d
 
-    conv = nn.Conv2d(512, 512, 3, padding=1).requires_grad_(False).to(device)
-    spikes = (torch.rand(4, 512, 16, 32) < 0.2).contiguous(memory_format=torch.channels_last)
-    run: nn.Module = Int8Conv2d(conv) if int8 else conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    given = spikes.to(torch.uint8) if int8 else spikes.float().to(device)
+    images = 4 if device.type == "cpu" else 64
+    conv = nn.Conv2d(512, 512, 3, padding=1).requires_grad_(False)
+    spikes = (torch.rand(images, 512, 16, 32) < 0.2).contiguous(memory_format=torch.channels_last)
+    if dtype == torch.int8:
+        run: nn.Module = Int8Conv2d(conv)
+        given = spikes.to(torch.uint8)
+    else:
+        run = conv.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        given = spikes.to(device, dtype)
     least = _least_seconds(lambda: run(given), device)
-    return float(4 * 16 * 32 * 512 * 512 * 9 / least / 1e9)
+    return float(images * 16 * 32 * 512 * 512 * 9 / least / 1e9)
 
 
 def _peak_gb_s(device: torch.device) -> float:
@@ -290,15 +332,29 @@ def _peak_gb_s(device: torch.device) -> float:
 
 
 def _least_seconds(run: Callable[[], Any], device: torch.device) -> float:
+    now, seconds = _clock(device)
     least = float("inf")
     with torch.inference_mode():
         run()
         for _ in range(7):
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            began = time.perf_counter()
+            began = now()
             run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            least = min(least, time.perf_counter() - began)
+            least = min(least, seconds(began, now()))
     return least
+
+
+def _clock(device: torch.device) -> tuple[Callable[[], Any], Callable[[Any, Any], float]]:
+    """A point in time, and the seconds between two; of a GPU those of its own work, which the clock waits for."""
+    if device.type != "cuda":
+        return time.perf_counter, lambda began, ended: ended - began
+
+    def now() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(device))
+        return event
+
+    def seconds(began: torch.cuda.Event, ended: torch.cuda.Event) -> float:
+        ended.synchronize()
+        return began.elapsed_time(ended) / 1e3
+
+    return now, seconds

@@ -30,6 +30,9 @@ class CudaRuntime:
         accelerator: in the place of CUDA, for tests.
         dtype: in the place of the format that the GPU is fast in, and in words why it is that.
 
+    Attributes:
+        dtype: of weights, spikes and currents.
+
     Raises:
         ImportError: Triton is asked for and not installed.
         ValueError: its attention is softmax.
@@ -48,7 +51,8 @@ class CudaRuntime:
         ops = _ops(triton)
         fold_batch_norms(network)
         chosen, self._why = dtype or pick_dtype(network, torch.cuda.get_device_capability(device))
-        self._device, self._dtype, self._kernels = device, chosen, ops.name
+        self.dtype = chosen
+        self._device, self._kernels = device, ops.name
         self._network = use_gpu_layers(network, ops, chosen).to(device)
         self._accelerator = CudaAccelerator(device) if accelerator is None else accelerator
         self._steps = Steps(self._accelerator, self.uncaptured)
@@ -78,7 +82,7 @@ class CudaRuntime:
 
     def describe(self) -> str:
         """See `Runtime`."""
-        precision = str(self._dtype).removeprefix("torch.")
+        precision = str(self.dtype).removeprefix("torch.")
         name = f" ({torch.cuda.get_device_name(self._device)})" if self._device.type == "cuda" else ""
         return f"captured, {precision} ({self._why}), kernels by {self._kernels}, on {self._device}{name}"
 

@@ -15,6 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
+from sdt_distill.kernels import neurons, triton_lif
 from sdt_distill.kernels.triton_lif import FORMATS, TritonLIF
 from sdt_ros.network import MLIF, NetworkConfig, build_network, synthetic_events
 from sdt_ros.runtime.gpu.layers import use_gpu_layers
@@ -163,11 +164,11 @@ def test_backward_takes_any_layout_and_keeps_the_currents_only() -> None:
     grad = torch.randn(4, 2, 5, 7, 6)
     kept = []
     results = []
-    for neurons in (lambda x: MLIF()(x), lambda x: TritonLIF.apply(x, 2.0, 1.0, 2.0)):
+    for fire in (lambda x: MLIF()(x), lambda x: TritonLIF.apply(x, 2.0, 1.0, 2.0)):
         leaf = x.detach().requires_grad_()
         kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
-            spikes = neurons(leaf)
+            spikes = fire(leaf)
         (spikes * grad).sum().backward()
         results.append((spikes.detach(), leaf.grad))
         assert [t.shape for t in kept] == [x.shape]
@@ -175,6 +176,29 @@ def test_backward_takes_any_layout_and_keeps_the_currents_only() -> None:
     (expected, expected_grad), (ours, ours_grad) = results
     assert equal(ours, expected) and ours.stride() == expected.stride()
     torch.testing.assert_close(ours_grad, expected_grad, rtol=1e-5, atol=1e-5)
+
+
+def test_the_trainer_takes_kernels_that_work_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_compiler(*args: object) -> None:
+        raise OSError("no compiler")
+
+    device = torch.device("cpu")  # the interpreter's
+    try:
+        assert neurons._triton(device) is triton_lif and not caplog.records
+        x = currents(4, (30,))
+        assert equal(neurons._fire_on_gpu(x, 2.0, 1.0, 2.0), eager(x))
+        assert neurons._fire_on_gpu(x.double(), 2.0, 1.0, 2.0) is None
+        assert neurons._fire_on_gpu(torch.zeros(triton_lif.STEPS + 1, 3), 2.0, 1.0, 2.0) is None
+        neurons._triton.cache_clear()
+        monkeypatch.setattr(triton_lif.TritonLIF, "apply", no_compiler)
+        assert neurons._fire_on_gpu(x, 2.0, 1.0, 2.0) is None and neurons._fire_on_gpu(x, 2.0, 1.0, 2.0) is None
+        assert [record.message for record in caplog.records] == [
+            "Triton does not work, neurons on cpu are computed by plain torch, slower: no compiler"
+        ]
+    finally:
+        neurons._triton.cache_clear()
 
 
 def test_steps_beyond_32_bits_are_refused() -> None:

@@ -66,7 +66,7 @@ class FusedMLIF(MLIF):
 
 def _fire_on_gpu(current: Tensor, tau: float, threshold: float, alpha: float) -> Tensor | None:
     """Spikes by Triton; None where it is not installed or does not take such currents."""
-    kernels = _triton()
+    kernels = _triton(current.device)
     if kernels is None or current.dtype not in kernels.FORMATS:
         return None
     if current.numel() == 0 or len(current) > kernels.STEPS:
@@ -76,12 +76,22 @@ def _fire_on_gpu(current: Tensor, tau: float, threshold: float, alpha: float) ->
 
 
 @functools.cache
-def _triton() -> Any:
-    """The module of Triton's kernels, or None; that it is missing is logged once."""
+def _triton(device: torch.device) -> Any:
+    """The module of Triton's kernels, or None where it is missing or does not work; that is logged once."""
     if importlib.util.find_spec("triton") is None:
-        _log.warning("Triton is not installed: neurons on the GPU are computed by plain torch, slower")
+        _log.warning("Triton is not installed: neurons on %s are computed by plain torch, slower", device)
         return None
-    return importlib.import_module("sdt_distill.kernels.triton_lif")
+    try:
+        kernels = importlib.import_module("sdt_distill.kernels.triton_lif")
+        with torch.inference_mode(False), torch.enable_grad():
+            current = torch.zeros(2, 8, device=device, requires_grad=True)
+            kernels.TritonLIF.apply(current, 2.0, 1.0, 2.0).sum().backward()
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # compilers raise whatever they like
+        _log.warning("Triton does not work, neurons on %s are computed by plain torch, slower: %s", device, error)
+        return None
+    return kernels
 
 
 class _CompiledLIF(torch.autograd.Function):

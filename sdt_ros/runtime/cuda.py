@@ -53,6 +53,7 @@ class CudaRuntime:
         chosen, self._why = dtype or pick_dtype(network, torch.cuda.get_device_capability(device))
         self.dtype = chosen
         self._device, self._kernels = device, ops.name
+        self._name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
         self._network = use_gpu_layers(network, ops, chosen).to(device)
         self._accelerator = CudaAccelerator(device) if accelerator is None else accelerator
         self._steps = Steps(self._accelerator, self.uncaptured)
@@ -83,8 +84,7 @@ class CudaRuntime:
     def describe(self) -> str:
         """See `Runtime`."""
         precision = str(self.dtype).removeprefix("torch.")
-        name = f" ({torch.cuda.get_device_name(self._device)})" if self._device.type == "cuda" else ""
-        return f"captured, {precision} ({self._why}), kernels by {self._kernels}, on {self._device}{name}"
+        return f"captured, {precision} ({self._why}), kernels by {self._kernels}, on {self._device}{self._name}"
 
 
 def _ops(triton: bool) -> Ops:

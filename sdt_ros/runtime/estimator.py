@@ -220,6 +220,9 @@ class DepthEstimator:
         if self._spare is None:
             raise lost
         network, self._spare = self._spare, None
+        if not isinstance(lost.__cause__, torch.cuda.OutOfMemoryError):
+            # Giving back its memory asks the device, which answers with an error where nobody can catch it.
+            self._dead = getattr(self, "_runtime", None)
         self.device_failure = str(lost)
         _log.warning("going on on the CPU, slower: %s", lost)
         self._runtime, self._why = open_runtime(network, "auto", torch.device("cpu"))

@@ -59,11 +59,11 @@ WAY_TO = {  # from, to: transitions
 class NodeProcess:
     """`sdt node` in a process of its own, which never outlives the test."""
 
-    def __init__(self, log: Path, *arguments: str) -> None:
+    def __init__(self, log: Path, *arguments: str, program: Sequence[str] = ("-m", "sdt_ros.cli")) -> None:
         self.log = log
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sdt_ros.cli", "node", *arguments],
+                [sys.executable, *program, "node", *arguments],
                 stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
@@ -71,6 +71,10 @@ class NodeProcess:
     def text(self) -> str:
         """What it has printed so far."""
         return self.log.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:
@@ -150,9 +154,12 @@ def offline(packets: Iterable[EventPacket], rate_hz: float = RATE_HZ) -> tuple[E
 
 
 @contextmanager
-def running_node(folder: Path, *arguments: str) -> Iterator[Graph]:
-    """A node that waits to be configured, and a graph to meet it on."""
-    process = NodeProcess(folder / "node.log", "-p", "autostart:=false", *arguments)
+def running_node(
+    folder: Path, *arguments: str, program: Sequence[str] = ("-m", "sdt_ros.cli"), autostart: bool = False
+) -> Iterator[Graph]:
+    """A node that waits to be configured, unless it is to start by itself, and a graph to meet it on."""
+    started = f"autostart:={str(autostart).lower()}"
+    process = NodeProcess(folder / "node.log", "-p", started, *arguments, program=program)
     try:
         graph = Graph(process)
         try:
@@ -223,6 +230,15 @@ class Graph:
             self.executor.spin_once(timeout_sec=0.05)
         return value
 
+    def said(self, *texts: str) -> DiagnosticStatus:
+        """The first diagnostic since they were last cleared whose message holds all these texts; waits for it."""
+
+        def found() -> DiagnosticStatus | None:
+            return next((one for one in self.diagnostics if all(text in one.message for text in texts)), None)
+
+        said: DiagnosticStatus = self.wait_for(found, f"diagnostic of {texts}", 15.0)
+        return said
+
     def quiet(self, seconds: float = 0.4) -> Seen:
         """Wait until nothing more comes for so long; returns what has come, and forgets it."""
         count, since = -1, time.monotonic()
@@ -236,7 +252,7 @@ class Graph:
     def diagnostic(self, condition: Callable[[DiagnosticStatus], Any] = lambda status: True) -> DiagnosticStatus:
         """The first diagnostic from now on that meets a condition."""
         self.diagnostics.clear()
-        self.wait_for(lambda: any(map(condition, self.diagnostics)), "such diagnostic", 5.0)
+        self.wait_for(lambda: any(map(condition, self.diagnostics)), "such diagnostic", 15.0)
         return next(status for status in self.diagnostics if condition(status))
 
     # --- services -----------------------------------------------------------------------------------------------------

@@ -133,6 +133,8 @@ def soak(graph: SoakGraph, args: argparse.Namespace, faults: Any, size: tuple[in
     settled_s = began_s + min(_SETTLED_S, total_s / 10)
     span_s = max(5.0, total_s / 20)
     rss_mb = [watch.memory(settled_s, settled_s + span_s), watch.memory(ended_s - span_s, ended_s)]
+    if args.logs is not None:
+        write(args.logs / "memory.json", {"seconds_and_mb": [(at_s - began_s, mb) for at_s, mb in watch.rss_mb]})
     code = graph.end()
     if code != 0:
         watch.complaints.append(f"the node ended with exit code {code}")

@@ -6,7 +6,9 @@ Tests marked `gpu` need torch with CUDA, Triton and numba, no ROS.
 from __future__ import annotations
 
 import copy
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -320,13 +322,15 @@ def test_other_errors_stay_what_they_are() -> None:
 class Dying:
     """A runtime that gives up at its second window."""
 
+    error: tuple[type[Exception], str] = (torch.cuda.OutOfMemoryError, "CUDA out of memory")
+
     def __init__(self, network: SpikingDepthTransformer) -> None:
         self._eager, self._windows = EagerRuntime(network, CPU), 0
 
     def __call__(self, spikes: Tensor) -> Tensor:
         self._windows += 1
         if self._windows > 1:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise self.error[0](self.error[1])
         return self._eager(spikes)
 
     def measured(self, spikes: Tensor) -> Any:
@@ -371,6 +375,18 @@ def test_the_cpu_goes_on_with_the_same_weights(caplog: pytest.LogCaptureFixture,
     assert "FELL BACK" in subject.describe() and "on cpu" in subject.describe()
     assert len(caplog.records) == 1
     subject(window())
+
+
+@pytest.mark.usefixtures("dying")
+@pytest.mark.parametrize("works", [True, False])
+def test_memory_is_given_back_to_a_device_that_works_only(works: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dying, "error", Dying.error if works else (RuntimeError, "CUDA error: a trap"))
+    subject = DepthEstimator(network(), Card(CONFIG), "cuda:0", on_device_error="cpu")
+    lost = weakref.ref(subject._runtime)
+    for _ in range(2):
+        subject(window())
+    gc.collect()
+    assert subject.device_failure and (lost() is None) == works
 
 
 @pytest.mark.usefixtures("dying")

@@ -224,7 +224,7 @@ class DepthEstimator:
             # Giving back its memory asks the device, which answers with an error where nobody can catch it.
             self._dead = getattr(self, "_runtime", None)
         self.device_failure = str(lost)
-        _log.warning("going on on the CPU, slower: %s", lost)
+        _log.warning("going on on the CPU, slower: %s", self.device_failure)
         self._runtime, self._why = open_runtime(network, "auto", torch.device("cpu"))
         self._reason = f"FELL BACK: {self.device_failure}"
 

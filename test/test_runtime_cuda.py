@@ -1,6 +1,6 @@
 """The GPU runtimes: their modules, order of work, choice and errors on any machine, and all of it on a real GPU.
 
-Tests marked `gpu` need torch with CUDA, Triton and numba, no ROS.
+Tests marked `gpu` run from a checkout with torch for CUDA, Triton, numba, safetensors and pyyaml; no ROS.
 """
 
 from __future__ import annotations

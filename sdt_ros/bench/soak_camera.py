@@ -28,7 +28,7 @@ ORDERS, GOOD = "/bench/order", "/bench/good"
 WAIT_S, TELL_S = 60.0, 0.25
 LOOP_S = 2.0  # of the scene
 HOUR_NS = 3_600_000_000_000
-_HOT = ((3, 5), (40, 7), (100, 60))  # columns and rows of the pixels that a fault makes hot
+_HOT = ((3, 5), (40, 7), (60, 50))  # columns and rows of the pixels that a fault makes hot
 AT_ONCE = (
     "mark", "speed", "time_back", "time_forward", "stamps_back", "sensor_clock_leaps", "bag_loops", "camera_restarts",
 )  # fmt: skip
@@ -77,9 +77,9 @@ class Scene:
 class Camera:
     """Makes packets one after the other, good ones or those of the fault that is on."""
 
-    def __init__(self, traffic: Traffic) -> None:
+    def __init__(self, traffic: Traffic, scene: Scene | None = None) -> None:
         self.traffic = traffic
-        self.scene = Scene(traffic)
+        self.scene = scene or Scene(traffic)
         self.speed = 1.0
         self.orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._clocks = self._fresh()

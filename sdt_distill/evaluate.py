@@ -27,6 +27,7 @@ from sdt_ros.evaluation.source import Source
 from sdt_ros.network import EnergyRecorder, EnergyReport
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.runtime.device import resolve_device
+from sdt_ros.weights import weights_file
 
 
 class NetworkEstimator:
@@ -156,7 +157,9 @@ def add_parser(subparsers: Any) -> None:
         "Across data sets: sdt-distill eval --weights runs/trained_on_dsec/best.safetensors --root MVSEC --json x.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint, its card beside it")
+    parser.add_argument(
+        "--weights", type=weights_file, required=True, metavar="FILE", help="checkpoint, its card beside it"
+    )
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the data set, or a bag")
     parser.add_argument("--dataset", choices=FORMATS, help="its format (default: what the folder looks like)")
     parser.add_argument("--split", metavar="NAME", help="a published split of it (default: all recordings)")

@@ -28,6 +28,7 @@ from sdt_ros.network import (
     synthetic_events,
 )
 from sdt_ros.network.energy import AC_PJ, MAC_PJ
+from sdt_ros.weights import weights_file
 
 RATE_HZ = 20.0  # of the windows taken from a recording
 
@@ -36,7 +37,9 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command to the `sdt` parser."""
     parser = subparsers.add_parser("info", help="layers, parameters, operations and energy of a network")
     parser.add_argument("--preset", choices=list(presets), help="network of this name, untrained (default: sdt)")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="a .safetensors checkpoint, its card beside it")
+    parser.add_argument(
+        "--weights", type=weights_file, metavar="FILE", help="a .safetensors checkpoint, its card beside it"
+    )
     parser.add_argument(
         "--size", type=_size, default=(346, 260), metavar="WxH",
         help="sensor resolution in pixels (default: 346x260); an .npz or a bag has its own",

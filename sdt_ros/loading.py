@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from sdt_ros.parameters import NodeConfig
 from sdt_ros.runtime import DepthEstimator
-from sdt_ros.runtime.packaged import packaged_weights
+from sdt_ros.weights import default_weights, weights_file
 
 _DEFAULT_THREADS = torch.get_num_threads()
 
@@ -27,7 +26,7 @@ def load_estimator(config: NodeConfig, on_notice: Callable[[str], None]) -> Dept
         ValueError: there are no weights and untrained ones are not allowed, or bins are not the network's.
     """
     torch.set_num_threads(config.threads or _DEFAULT_THREADS)
-    weights = Path(config.weights).expanduser() if config.weights else packaged_weights()
+    weights = weights_file(config.weights) if config.weights else default_weights()
     if weights is not None:
         estimator = DepthEstimator.from_checkpoint(weights, config.device, bins=config.bins or None)
     elif config.allow_untrained:

@@ -23,7 +23,7 @@ from rcl_interfaces.msg import ParameterType
 from sdt_ros.events import EventPacket
 from sdt_ros.network import Card, build_network, save_checkpoint
 from sdt_ros.parameters import NodeConfig
-from sdt_ros.runtime.packaged import packaged_weights
+from sdt_ros.weights import default_weights
 
 pytestmark = pytest.mark.ros
 
@@ -86,7 +86,7 @@ FAILURES: list[tuple[dict[str, Any], str]] = [
     ({"camera_info_url": "file:///no/such/camera.yaml"}, "/no/such/camera.yaml"),
     ({"device": "tpu"}, "unknown device 'tpu'"),
 ]
-if packaged_weights() is None:
+if default_weights() is None:
     FAILURES.append(({"allow_untrained": False}, "allow_untrained:=true"))
 if not torch.cuda.is_available():
     FAILURES.append(({"device": "cuda"}, "device 'cuda' was asked for"))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdt_ros.bench.measure import machine
+from sdt_ros.weights import weights_file
 
 if TYPE_CHECKING:
     from sdt_ros.bench.network_parts import NetworkResult
@@ -34,7 +35,7 @@ def add_parser(benchmarks: Any) -> None:
         "(untrained weights without --weights: speed hardly depends on them), and the roofline.",
     )
     parser.add_argument("--preset", default="sdt", help="network (sdt)")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint, in the preset's place")
+    parser.add_argument("--weights", type=weights_file, metavar="FILE", help="a checkpoint, in the preset's place")
     parser.add_argument("--size", default="346x260", metavar="WxH", help="pixels of the spikes (346x260)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto (cpu)")
     parser.add_argument("--runtime", default="auto", help="auto, eager, cpu, cpu_int8, cuda or cuda_torch (auto)")

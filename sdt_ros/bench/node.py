@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from sdt_ros.bags import BagError, events_topic, open_bag
 from sdt_ros.bench.measure import machine
 from sdt_ros.demo.graph import LARGE_DATA, GraphError, Process
+from sdt_ros.weights import weights_file
 
 if TYPE_CHECKING:  # it is run as a module of its own, so that it must not be loaded with this one
     from sdt_ros.bench.node_traffic import Traffic
@@ -115,7 +116,7 @@ def add_parser(benchmarks: Any) -> None:
     parser.add_argument("--bag", type=Path, metavar="BAG", help="send this recording's packets instead")
     parser.add_argument("--rate", type=float, default=1.0, metavar="X", help="of the replay: bag seconds a second (1)")
     parser.add_argument("--preset", default="sdt_tiny", help="network with random weights (sdt_tiny)")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint to run instead")
+    parser.add_argument("--weights", type=weights_file, metavar="FILE", help="checkpoint to run instead")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--rate-hz", type=float, default=20.0, metavar="HZ", help="windows a second (20)")
     parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="node parameter")

@@ -24,6 +24,7 @@ from sdt_ros.bench.measure import machine
 from sdt_ros.bench.node import own_domain
 from sdt_ros.bench.soak_faults import KINDS, Fault, schedule
 from sdt_ros.demo.graph import GraphError
+from sdt_ros.weights import weights_file
 
 if TYPE_CHECKING:  # both need ROS
     from sdt_ros.bench.soak_graph import SoakGraph
@@ -51,7 +52,7 @@ def add_parser(benchmarks: Any) -> None:
     )
     parser.add_argument("--overload", action="store_true", help="three times what the machine carries, then its usual")
     parser.add_argument("--preset", default="sdt_tiny", help="network with random weights (sdt_tiny)")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint to run instead")
+    parser.add_argument("--weights", type=weights_file, metavar="FILE", help="checkpoint to run instead")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--size", default="240x180", metavar="WxH", help="of the sensor [px] (240x180)")
     parser.add_argument("--rate-mev", type=float, default=0.3, metavar="MEV", help="million events a second (0.3)")

@@ -19,7 +19,7 @@ from sdt_ros.evaluation.expected import Expected, expect
 from sdt_ros.evaluation.table import table
 from sdt_ros.events import WindowConfig
 from sdt_ros.runtime import DepthEstimator
-from sdt_ros.runtime.packaged import packaged_weights
+from sdt_ros.weights import default_weights
 
 RATE_HZ = 20.0
 MIN_EVENTS = 100
@@ -41,7 +41,7 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
         BagError, CheckpointError, DeviceError, GraphError, ValueError: what cannot be used, and why.
     """
     bag = args.bag or _simulated(args.out.parent / "recordings" / "simulated_tabletop_346x260")
-    weights = args.weights or packaged_weights()
+    weights = args.weights or default_weights()
     if weights is None:
         estimator = DepthEstimator.untrained(args.preset, args.device)
     else:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sdt_ros.weights import default_weights, weights_file
+
 DATASETS = ("dsec", "mvsec", "dense", "dense-spike", "bag", "simulation")
 MIN_EVENTS = 100  # of a window of a bag, as the node has it
 
@@ -33,7 +35,9 @@ def add_parser(subparsers: Any) -> None:
     what.add_argument("--samples", type=_positive, metavar="N", help="only N samples of the data set, spread evenly")
     what.add_argument("--live", action="store_true", help="score what a node publishes while the bag plays elsewhere")
     network = parser.add_mutually_exclusive_group()
-    network.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint; the packaged one by default")
+    network.add_argument(
+        "--weights", type=weights_file, metavar="FILE", help="checkpoint, or a packaged one's name (sdt_small)"
+    )
     network.add_argument("--untrained", metavar="PRESET", help="random weights of this preset: the depth means nothing")
     parser.add_argument("--truth-topic", default="/depth/image_rect", metavar="TOPIC", help="(/depth/image_rect)")
     parser.add_argument("--events-topic", metavar="TOPIC", help="event packets; the first in the bag by default")
@@ -254,11 +258,10 @@ def estimator_of(args: argparse.Namespace) -> Any:
         CheckpointError, DeviceError: they cannot be used.
     """
     from sdt_ros.runtime import DepthEstimator
-    from sdt_ros.runtime.packaged import packaged_weights
 
     if args.untrained is not None:
         return DepthEstimator.untrained(args.untrained, args.device)
-    weights = args.weights or packaged_weights()
+    weights = args.weights or default_weights()
     if weights is None:
         raise ValueError("there are no weights: name a checkpoint by --weights, or try without by --untrained sdt_tiny")
     return DepthEstimator.from_checkpoint(weights, args.device)

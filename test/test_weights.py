@@ -1,0 +1,21 @@
+"""The weights that come with the package, found by name."""
+
+from pathlib import Path
+
+import pytest
+
+from sdt_ros import weights
+from sdt_ros.weights import default_weights, packaged_names, weights_file
+
+
+def test_a_packaged_name_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    assert packaged_names() == [] and default_weights() is None
+    assert weights_file("sdt_tiny") == Path("sdt_tiny")
+    (tmp_path / "sdt_tiny.safetensors").touch()
+    assert packaged_names() == ["sdt_tiny"] and default_weights() is None
+    assert weights_file("sdt_tiny") == tmp_path / "sdt_tiny.safetensors"
+    assert weights_file("runs/sdt_tiny") == Path("runs/sdt_tiny")
+    assert weights_file("~/net.safetensors") == Path.home() / "net.safetensors"
+    (tmp_path / "sdt_small.safetensors").touch()
+    assert default_weights() == tmp_path / "sdt_small.safetensors"

@@ -35,7 +35,7 @@ AT_ONCE = (
 """What is done between two packets and lasts no time."""
 OTHER_ENCODING = "mono"
 _SENSOR_US = 1 << 43  # the sensor's clock stays below: its times are not negative after a leap back
-_STORM_PARTS = 4  # packets that a storm of all pixels takes
+_STORM_PARTS = 2  # packets that a storm of all pixels takes
 
 
 @dataclass

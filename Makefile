@@ -7,6 +7,7 @@ OUT    ?= out/demo
 BAG    ?=
 TESTS  ?= test
 PYTEST_FLAGS ?=
+FUZZ_FLAGS ?=
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

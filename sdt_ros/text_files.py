@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-MOST_BYTES = 1 << 22  # of a file; the largest that anyone writes by hand or by recorder has some ten thousand
+MOST_BYTES = 1 << 20  # of a file; the largest that anyone writes by hand or by recorder has some ten thousand
 MOST_VALUES = 200_000  # with every alias written out: a few lines of aliases can stand for more than memory holds
 MOST_DEPTH = 50  # lists in mappings in lists
 
@@ -79,6 +79,18 @@ def read_json(path: Path) -> Any:
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which measures what the text stands for before anything is built of it."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803 - the name is PyYAML's
+        # Its scanner looks through all open brackets at each token: a page of them takes minutes.
+        if self.flow_level >= MOST_DEPTH:
+            raise TextFileError(f"nested deeper than {MOST_DEPTH} levels")
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        if len(self.indents) >= 2 * MOST_DEPTH:
+            raise TextFileError(f"nested deeper than {MOST_DEPTH} levels")
+        added: bool = super().add_indent(column)
+        return added
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()

@@ -16,7 +16,7 @@ from rosbags.rosbag2 import storage_mcap
 
 from .errors import BagError
 
-MOST_UNPACKED = 1 << 30  # [bytes] of one message or chunk; recorders write chunks of some megabytes
+MOST_UNPACKED = 1 << 28  # [bytes] of one message or chunk; recorders write chunks of some megabytes
 MOST_RATIO = 2000  # of a packed file; event data packs to a half, empty pages of a database to a thousandth
 _FREE_BYTES = 1 << 29  # left on the disk
 _STEP = 1 << 20
@@ -54,13 +54,19 @@ def _unpack_lz4(data: bytes, most: int) -> bytes:
     return bytes(out)
 
 
+def _bounded(size: int) -> int:
+    if size > MOST_UNPACKED:
+        raise BagError(f"a chunk of {size} bytes; at most {MOST_UNPACKED} are read")
+    return size
+
+
 def bound_chunks() -> None:
     """Have rosbags unpack a chunk of an MCAP file to no more than the size that its header tells.
 
     It has no setting for this; `test_bad_files.py` tells when another version of it no longer looks here.
     """
-    storage_mcap.DECOMPRESSORS["zstd"] = lambda data, size: unpack_zstd(data, min(size, MOST_UNPACKED))
-    storage_mcap.DECOMPRESSORS["lz4"] = lambda data, size: _unpack_lz4(data, min(size, MOST_UNPACKED))
+    storage_mcap.DECOMPRESSORS["zstd"] = lambda data, size: unpack_zstd(data, _bounded(size))
+    storage_mcap.DECOMPRESSORS["lz4"] = lambda data, size: _unpack_lz4(data, _bounded(size))
 
 
 def unpack_file(packed: IO[bytes], target: IO[bytes], packed_bytes: int, folder: Path) -> None:

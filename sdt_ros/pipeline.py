@@ -23,7 +23,7 @@ from sdt_ros.network import EnergyReport
 from sdt_ros.outputs import NotOffered, Outputs, Totals, WindowTimes, add_rates, add_times, statistics
 from sdt_ros.parameters import NodeConfig
 from sdt_ros.runtime import DepthEstimator
-from sdt_ros.runtime.device import DeviceError
+from sdt_ros.runtime.device import DeviceError, DeviceLost
 from sdt_ros.settle import settle
 
 if TYPE_CHECKING:
@@ -88,7 +88,15 @@ class Pipeline:
         scale = estimator.card.input_scale
         self._warmed_size = tuple(max(1, round(side * scale)) for side in self._likely_size)
         self._is_warming = False
-        estimator.warm_up(*self._warmed_size)
+        try:
+            estimator.warm_up(*self._warmed_size)
+        except DeviceLost as error:
+            if self._config.on_device_error == "stop":
+                raise
+            self._leave_device(error)
+            if self.fatal:
+                raise RuntimeError(self.fatal) from error
+            return self.estimator
         return estimator
 
     def _compile(self) -> None:

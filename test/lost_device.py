@@ -9,7 +9,7 @@ import sys
 
 from sdt_ros import cli
 from sdt_ros.runtime import DepthEstimator
-from sdt_ros.runtime.device import DeviceError
+from sdt_ros.runtime.device import DeviceLost
 
 WINDOWS = int(sys.argv[1])
 _call = DepthEstimator.__call__
@@ -23,7 +23,7 @@ def failing(self, spikes, output_size=None):
     if self is _first and spikes.any():
         _count += 1
         if _count > WINDOWS:
-            raise DeviceError("CUDA error: the GPU has fallen off the bus")
+            raise DeviceLost("CUDA error: the GPU has fallen off the bus")
     return _call(self, spikes, output_size)
 
 

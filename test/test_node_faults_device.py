@@ -48,10 +48,19 @@ def test_it_stops_where_that_is_asked_for(tmp_path: Path) -> None:
         assert "the node stops" in graph.process.text() and "Traceback" not in graph.process.text()
 
 
-def test_lost_while_it_is_warmed_it_cannot_configure(tmp_path: Path) -> None:
+def test_lost_while_it_is_warmed_it_takes_the_cpu(tmp_path: Path) -> None:
+    with running_node(tmp_path, program=(LOST, "0")) as graph:
+        graph.bring_to("active", **UNTRAINED)
+        graph.diagnostics.clear()
+        graph.publish(pattern_packets(tmp_path)[:100], speed=0.5)
+        assert graph.quiet(0.6).images
+        graph.said("the network runs on the CPU")
+
+
+def test_lost_while_it_is_warmed_it_cannot_configure_where_it_is_to_stop(tmp_path: Path) -> None:
     """Nothing is promised yet: the reason is told, and the parameters can be set otherwise."""
     with running_node(tmp_path, program=(LOST, "0")) as graph:
-        graph.bring_to("unconfigured", **UNTRAINED)
+        graph.bring_to("unconfigured", **{**UNTRAINED, "on_device_error": "stop"})
         assert not graph.transition("configure")
         assert graph.state() == "unconfigured"
         end = time.monotonic() + 10

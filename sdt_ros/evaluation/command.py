@@ -226,7 +226,14 @@ def save(folder: Path, scorer: Any) -> list[Path]:
     for group in scorer.groups.values():
         path = folder / f"{group.name.replace('/', '_')}.npz"
         stamps = np.array([frame.stamp_ns for frame in group.frames], np.int64)
-        np.savez(path, depth=group.depth.stacked(), stamp=stamps)
+        part = path.with_suffix(".part")
+        try:
+            with part.open("wb") as stream:
+                np.savez(stream, depth=group.depth.stacked(), stamp=stamps)
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)  # half a file looks like a whole one to whoever finds it
+            raise OSError(f"cannot write {path}: {error.strerror}; let --save name a folder with room") from error
         files.append(path)
     return files
 

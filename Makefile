@@ -38,7 +38,7 @@ else
         . $(ROS_BUILD)/share/sdt_ros/local_setup.sh; set -u; export PYTHONPATH=$(CURDIR):$${PYTHONPATH:-};
 endif
 
-.PHONY: help demo test lint install clean
+.PHONY: help demo fuzz test lint install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -51,6 +51,9 @@ demo: $(STAMP) ## play a recording (BAG=path, or a generated one) through the no
 
 test: $(STAMP) ## run all tests
 	@$(USE) $(BIN)/python -m pytest $(PYTEST_FLAGS) $(TESTS)
+
+fuzz: $(STAMP) ## run 20 million mutated packets through the decoders (FUZZ_FLAGS="--packets 100000")
+	@$(USE) $(BIN)/python test/fuzz/packets.py $(FUZZ_FLAGS)
 
 lint: $(STAMP) ## run ruff and mypy
 	@$(BIN)/ruff check .

@@ -35,6 +35,7 @@ setup(
         "distill": [*DATASETS, *DISTILL],
         "train": [*DATASETS, *DISTILL, *TRAIN],
         "bench": ["evt3>=0.4", "mujoco>=3.1", *DATASETS],  # peers to compare with
+        "fuzz": ["atheris>=3.0"],  # test/fuzz/guided.py
         # spikingjelly is a test dependency too, but asks for torchvision: the Makefile installs it without.
         "test": [
             "pytest>=7.4",

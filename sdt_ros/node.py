@@ -6,6 +6,7 @@ import argparse
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class DepthNode(LifecycleNode):
         self._subscriptions_made: list[Any] = []
         self._state = "unconfigured"
         self._problem = self._rejection = ""
+        self._rejections: deque[str] = deque(maxlen=16)  # the last ones that were said
         self._seconds = Seconds()
         self._last_packet_ns = self._last_events_ns = time.monotonic_ns()
         self._last_tick: tuple[int, int, int] = (0, 0, 0)  # thread, its processor time, the clock [ns]
@@ -84,6 +86,7 @@ class DepthNode(LifecycleNode):
         """Subscribe, with all counts at zero."""
         assert self._pipeline is not None
         self._problem = self._rejection = ""
+        self._rejections.clear()
         try:
             self._pipeline.start_over()
             self._subscribe()
@@ -211,8 +214,9 @@ class DepthNode(LifecycleNode):
             if self._pipeline.stream.windows.events != events:
                 self._last_events_ns = received_ns
         except (ValueError, MemoryError) as error:
-            if str(error) != self._rejection:
-                self._rejection = str(error)
+            self._rejection = str(error)
+            if self._rejection not in self._rejections:  # two faults in turn are said once each
+                self._rejections.append(self._rejection)
                 self.get_logger().error(f"packet {packet.seq} rejected: {error}")
 
     def _look_at_silence(self) -> None:

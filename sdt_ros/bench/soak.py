@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -75,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"sdt bench soak: {error}", file=sys.stderr)
         return 2
+    # With LARGE_DATA Fast DDS keeps 4 MB for each participant that ever came: no fault of the node (docs/reliability.md).
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT")
     try:
         with _folder(args.logs) as folder, own_domain():
             from sdt_ros.bench.soak_graph import SoakGraph, node_arguments, traffic_of

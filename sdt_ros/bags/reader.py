@@ -92,6 +92,7 @@ class BagReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._stack = ExitStack()
+        self._named: dict[Reader, Path] = {}  # the files as the user knows them, packed ones too
         try:
             files, self._metadata = _find_files(self.path)
             self._readers = [self._open_file(file) for file in files]
@@ -138,6 +139,7 @@ class BagReader:
         self.close()
 
     def _open_file(self, file: Path) -> Reader:
+        named = file
         if file.suffix == ".zstd":
             folder = self._stack.enter_context(TemporaryDirectory(prefix="sdt_bag_"))
             unpacked = Path(folder, file.stem)
@@ -155,9 +157,10 @@ class BagReader:
                 require_plain_tables(file)
             reader = self._stack.enter_context(Reader(file))
             _require_plain_values(reader)
-            return reader
         except Exception as error:  # on damaged files the reader raises whatever the bytes lead it to
-            raise _damaged(file, error) from error
+            raise _damaged(named, error) from error
+        self._named[reader] = named
+        return reader
 
     def _collect_topics(self) -> dict[str, TopicInfo]:
         hashes = self._metadata.get("hashes", {})
@@ -202,7 +205,7 @@ class BagReader:
             except StopIteration:
                 return
             except Exception as error:  # as in _open_file
-                raise _damaged(Path(str(reader.path)), error) from error
+                raise _damaged(self._named[reader], error) from error
             yield BagMessage(connection.topic, connection.msgtype, timestamp_ns, data)
 
 
@@ -212,7 +215,7 @@ def _offered_qos(connection: Connection) -> list[Qos]:
 
 def _damaged(file: Path, error: Exception) -> BagError:
     reason = str(error).strip().rstrip(".") or type(error).__name__
-    return BagError(f"{file} cannot be read, it is damaged or incomplete: {reason}; {_REPAIR[file.suffix]}")
+    return BagError(f"{file} cannot be read, it is damaged or incomplete: {reason}; {_REPAIR[_storage_ending(file)]}")
 
 
 def _require_plain_values(reader: Reader) -> None:
@@ -255,9 +258,12 @@ def _find_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
     return files, {}
 
 
+def _storage_ending(file: Path) -> str:
+    return PurePath(file.stem).suffix if file.suffix == ".zstd" else file.suffix
+
+
 def _is_storage(file: Path) -> bool:
-    name = PurePath(file.stem) if file.suffix == ".zstd" else file
-    return name.suffix in _STORAGE_ENDINGS
+    return _storage_ending(file) in _STORAGE_ENDINGS
 
 
 def _read_metadata(file: Path) -> dict[str, Any]:

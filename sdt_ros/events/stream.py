@@ -152,7 +152,9 @@ class EventStream:
         try:
             self._binner.add(self._bytes, words)
         except BaseException as error:
-            self.packets.rejected += isinstance(error, DamagedTimesError)
+            if isinstance(error, DamagedTimesError):
+                self.packets.rejected += 1
+                self._binner.restart()  # its windows have times that the clock has never heard of
             self._bytes.resync()  # the rest of the packet is not decoded
             raise
         if self.windows.time_jumps != jumps:

@@ -244,7 +244,7 @@ def _sequence_warnings(health: Health) -> list[str]:
 def _scene_warnings(health: Health) -> list[str]:
     """What the events themselves say about the camera."""
     found = []
-    if health.second.packets and health.eventless_s > health.max_silence_s:
+    if health.second.packets and health.silence_s <= health.max_silence_s < health.eventless_s:
         found.append(
             f"packets without events for {health.eventless_s:.1f} s: the camera lives, and nothing moves before it "
             "(or its lens is covered)"

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"sdt bench soak: {error}", file=sys.stderr)
         return 2
-    # With LARGE_DATA Fast DDS keeps 4 MB for each participant that ever came: no fault of the node (docs/reliability.md).
+    # With LARGE_DATA Fast DDS keeps 4 MB for each participant that ever came (docs/reliability.md).
     os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT")
     try:
         with _folder(args.logs) as folder, own_domain():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rosbags.interfaces import QosHistory, QosReliability
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
@@ -133,6 +133,7 @@ def assert_same_packet(left: EventPacket, right: EventPacket) -> None:
         assert np.array_equal(getattr(left, field), getattr(right, field)), field
 
 
+@settings(deadline=None)  # the first example loads the types
 @given(packets)
 def test_hand_written_cdr_agrees_with_rosbags(value: EventPacket) -> None:
     little = serialize(to_message(value))

@@ -48,7 +48,11 @@ class NodeConfig:
     frame_id: str = _parameter("", "optical frame of the images; empty: the camera's", live=True)
     max_silence_s: float = _parameter(1.0, "longest silence that is no error [s]", 0.05, 3600.0, live=True)
     idle_flush_ms: float = _parameter(
-        0.0, "silence after which an open window is closed, two windows at least [ms]; 0: never", 0.0, 60_000.0, live=True
+        0.0,
+        "silence after which an open window is closed, two windows at least [ms]; 0: never",
+        0.0,
+        60_000.0,
+        live=True,
     )
     mask_hot_pixels: bool = _parameter(False, "leave pixels that never rest out of the windows", live=True)
     colormap_min_m: float = _parameter(1.0, "distance at the near end of ~/depth/color [m]", 0.01, 10_000.0, live=True)

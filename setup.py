@@ -45,7 +45,7 @@ setup(
             "mcap>=1.1",
             "lz4>=4.0",
             "mujoco>=3.1",  # an independent ray caster
-            "triton>=3.4; sys_platform == 'linux'",  # its interpreter runs the GPU's kernels; CUDA builds of torch bring it
+            "triton>=3.4; sys_platform == 'linux'",  # its interpreter runs the GPU's kernels
             "onnx>=1.16",  # makes the networks that the ONNX teacher is tested with
             *DATASETS,
             *DISTILL,

@@ -26,7 +26,8 @@ def load_estimator(config: NodeConfig, on_notice: Callable[[str], None]) -> Dept
         ValueError: there are no weights and untrained ones are not allowed, or bins are not the network's.
     """
     torch.set_num_threads(config.threads or _DEFAULT_THREADS)
-    weights = weights_file(config.weights) if config.weights else default_weights()
+    packaged = None if config.allow_untrained else default_weights()  # who allows untrained weights asks for the preset
+    weights = weights_file(config.weights) if config.weights else packaged
     if weights is not None:
         estimator = DepthEstimator.from_checkpoint(weights, config.device, bins=config.bins or None)
     elif config.allow_untrained:

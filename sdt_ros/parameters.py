@@ -32,7 +32,7 @@ class NodeConfig:
     """The values of all parameters; see `config/depth.yaml`."""
 
     weights: str = _parameter("", "path of a checkpoint (.safetensors with its .json card); empty: the packaged one")
-    allow_untrained: bool = _parameter(False, "run with random weights where there are none; depth has no meaning then")
+    allow_untrained: bool = _parameter(False, "random weights of `preset` where `weights` is empty; depth has no meaning then")
     preset: str = _parameter("sdt_tiny", "network used while untrained", choices=tuple(presets))
     device: str = _parameter("auto", "auto, cpu, cuda or cuda:N")
     on_device_error: str = _parameter(

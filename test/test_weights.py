@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sdt_ros import weights
+from sdt_ros.runtime import DepthEstimator
 from sdt_ros.weights import default_weights, packaged_names, weights_file
 
 
@@ -12,10 +13,17 @@ def test_a_packaged_name_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
     assert packaged_names() == [] and default_weights() is None
     assert weights_file("sdt_tiny") == Path("sdt_tiny")
+    (tmp_path / "other.safetensors").touch()
+    assert packaged_names() == ["other"] and default_weights() is None
     (tmp_path / "sdt_tiny.safetensors").touch()
-    assert packaged_names() == ["sdt_tiny"] and default_weights() is None
-    assert weights_file("sdt_tiny") == tmp_path / "sdt_tiny.safetensors"
+    assert default_weights() == weights_file("sdt_tiny") == tmp_path / "sdt_tiny.safetensors"
     assert weights_file("runs/sdt_tiny") == Path("runs/sdt_tiny")
     assert weights_file("~/net.safetensors") == Path.home() / "net.safetensors"
-    (tmp_path / "sdt_small.safetensors").touch()
-    assert default_weights() == tmp_path / "sdt_small.safetensors"
+
+
+@pytest.mark.parametrize("name", packaged_names())
+def test_what_is_packaged_loads_and_says_what_it_is(name: str) -> None:
+    estimator = DepthEstimator.from_checkpoint(weights_file(name), "cpu")
+    assert estimator.card.preset == name and not estimator.is_untrained
+    assert estimator.card.limits and estimator.card.scores
+    assert weights_file(name).stat().st_size < 20e6

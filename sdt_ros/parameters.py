@@ -31,8 +31,8 @@ def _parameter(
 class NodeConfig:
     """The values of all parameters; see `config/depth.yaml`."""
 
-    weights: str = _parameter("", "path of a checkpoint (.safetensors with its .json card); empty: the packaged one")
-    allow_untrained: bool = _parameter(False, "random weights of `preset` where `weights` is empty; depth has no meaning then")
+    weights: str = _parameter("", "path of a checkpoint with its card, or name of a packaged one; empty: sdt_tiny")
+    allow_untrained: bool = _parameter(False, "random weights of preset where weights is empty: no depth")
     preset: str = _parameter("sdt_tiny", "network used while untrained", choices=tuple(presets))
     device: str = _parameter("auto", "auto, cpu, cuda or cuda:N")
     on_device_error: str = _parameter(

@@ -78,7 +78,7 @@ def test_demo_writes_figures_and_pictures_of_what_arrived(bag: Path, tmp_path: P
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"] < 5000
     assert "sdt_tiny" in summary["runtime"] and summary["trained"] is True
     assert summary["sensor"] == {"height": HEIGHT, "width": WIDTH} and summary["nan_share"] == 0
-    assert "UNTRAINED" in done.stdout
+    assert "UNTRAINED" not in done.stdout
     stills = sorted(tmp_path.glob("depth_*.png"))
     assert [still.name for still in stills] + ["animation.gif"] == summary["pictures"] and len(stills) == 6
     for still in stills:
@@ -86,7 +86,6 @@ def test_demo_writes_figures_and_pictures_of_what_arrived(bag: Path, tmp_path: P
         assert pixels.shape[0] > HEIGHT and pixels.shape[1] > 2 * WIDTH
         left, right = pixels[:, : pixels.shape[1] // 2], pixels[:, pixels.shape[1] // 2 :]
         assert left.std() > 5 and right.std() > 5, "neither half is blank"
-        assert ((pixels[..., 0] > 150) & (pixels[..., 1:].max(-1) < 80)).any(), "the alarm is red"
     with Image.open(tmp_path / "animation.gif") as animation:
         frames = []
         for index in range(animation.n_frames):

@@ -211,7 +211,11 @@ def test_truth_of_half_the_size(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert f"{odd}: {TRUTH_TOPIC}, image 0: the truth is 100x96 px, the sensor 128x96" in capsys.readouterr().err
 
 
-def test_what_cannot_be_scored_is_refused(bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_what_cannot_be_scored_is_refused(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("sdt_ros.evaluation.command.default_weights", lambda: None)
+
     def refused(*arguments: str) -> str:
         assert main(["eval", *arguments]) == 1
         error = capsys.readouterr().err

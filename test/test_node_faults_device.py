@@ -28,8 +28,13 @@ def test_it_goes_on_with_the_cpu_and_says_so(tmp_path: Path) -> None:
         seen = graph.quiet(1.0)
         assert seen.ledger_closes and seen.stats[-1].windows_skipped >= 1
         assert seen.stats[-1].windows_published > WINDOWS, "depth comes again"
-        status = graph.said("the network runs on the CPU")
-        assert status.level == DiagnosticStatus.WARN and "fallen off the bus" in status.message
+        assert "fallen off the bus" in graph.said("the network runs on the CPU").message
+
+        def warned() -> DiagnosticStatus | None:  # in the second in which a window was lost it is an error
+            known = (one for one in graph.diagnostics if "the network runs on the CPU" in one.message)
+            return next((one for one in known if one.level == DiagnosticStatus.WARN), None)
+
+        graph.wait_for(warned, "a warning that the network runs on the CPU", 15.0)
         assert graph.process.text().count("going on with the CPU") == 1
         assert stamp_ns(seen.images[-1].header) > 0
 

@@ -62,9 +62,11 @@ def use_cpu_layers(network: SpikingDepthTransformer, *, int8: bool) -> SpikingDe
 
 
 def _only_seen_by_neurons(network: SpikingDepthTransformer) -> list[ConvBN]:
-    """Convolutions whose currents go to neurons at once, not into a sum that keeps them."""
-    layers: list[nn.Module] = [down.conv_bn for down in list(network.stem.downs)[1:-1] if isinstance(down, Downsample)]
-    layers += [module.qkv for module in network.modules() if isinstance(module, SpikingSelfAttention)]
+    """Convolutions of the blocks whose currents go to neurons at once, not into a sum that keeps them.
+
+    Those of the stem are not among them: rounded, they cost 5 % of Abs Rel (docs/lab_notebook.md).
+    """
+    layers: list[nn.Module] = [module.qkv for module in network.modules() if isinstance(module, SpikingSelfAttention)]
     layers += [module.expand for module in network.modules() if isinstance(module, SpikingMLP)]
     return [layer for layer in layers if isinstance(layer, ConvBN)]
 

@@ -55,6 +55,8 @@ class DepthNode(LifecycleNode):
         self._last_packet_ns = self._last_events_ns = time.monotonic_ns()
         self._last_tick: tuple[int, int, int] = (0, 0, 0)  # thread, its processor time, the clock [ns]
         parameters.declare(self)
+        for stray in parameters.strays(self):
+            self.get_logger().warning(stray)
         self.config = parameters.read(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)

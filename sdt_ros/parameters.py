@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from sdt_ros.events.stream import DECODERS
@@ -93,6 +94,18 @@ def declare(node: LifecycleNode) -> None:
         elif notes["low"] is not None:
             descriptor.integer_range = [IntegerRange(from_value=notes["low"], to_value=notes["high"], step=1)]
         node.declare_parameter(entry.name, entry.default, descriptor)
+
+
+def strays(node: LifecycleNode) -> list[str]:
+    """What was set for a node that has no such parameter, in words; ROS itself drops it without one."""
+    known = [entry.name for entry in fields(NodeConfig)]
+    found = []
+    for name in getattr(node, "_parameter_overrides", {}):  # rclpy tells of them nowhere else
+        if not node.has_parameter(name) and not name.startswith("qos_overrides."):
+            near = get_close_matches(name, known, 1)
+            meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            found.append(f"there is no parameter {name!r}, it has no effect; {meant}")
+    return found
 
 
 def read(node: LifecycleNode) -> NodeConfig:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -21,6 +23,11 @@ os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 # Tests run networks too small for two threads, and processes beside each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if TYPE_CHECKING:
+    from depth_graph import Graph
+
+    from sdt_ros.events import EventPacket
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 RECORDINGS = ("evt3_640x480", "libcaer_cmp_346x260", "libcaer_640x480")
@@ -40,3 +47,20 @@ def expected(recording: Path) -> dict:
     """What an independent decoder reads in the recording."""
     listed = json.loads((recording.parent / "expected.json").read_text())["recordings"]
     return next(entry for entry in listed if Path(entry["path"]).parent.name == recording.name)
+
+
+@pytest.fixture(scope="module")
+def packets(tmp_path_factory: pytest.TempPathFactory) -> list[EventPacket]:
+    """A second of moving patterns, to be published to the node."""
+    from depth_graph import pattern_packets
+
+    return pattern_packets(tmp_path_factory.mktemp("bags"))
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+    """The depth node as a process of its own, on a real graph."""
+    from depth_graph import running_node
+
+    with running_node(tmp_path_factory.mktemp("node")) as made:
+        yield made

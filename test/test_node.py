@@ -21,8 +21,6 @@ from depth_graph import (
     depth_of,
     figures,
     offline,
-    pattern_packets,
-    running_node,
     stamp_ns,
 )  # fmt: skip
 from sensor_msgs.msg import CameraInfo
@@ -33,17 +31,6 @@ from sdt_ros.runtime import DepthEstimator
 from sdt_ros.simulation.patterns import FRAME_ID
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture(scope="module")
-def packets(tmp_path_factory: pytest.TempPathFactory) -> list[EventPacket]:
-    return pattern_packets(tmp_path_factory.mktemp("bags"))
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
-    with running_node(tmp_path_factory.mktemp("node")) as made:
-        yield made
 
 
 @pytest.fixture

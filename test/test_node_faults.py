@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
 
-from depth_graph import HEIGHT, UNTRAINED, WIDTH, Graph, pattern_packets, running_node
+from depth_graph import HEIGHT, UNTRAINED, WIDTH, Graph
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo
 
@@ -18,17 +17,6 @@ from event_camera_msgs.msg import EventPacket as EventPacketMessage
 from sdt_ros.events import EventPacket
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture(scope="module")
-def packets(tmp_path_factory: pytest.TempPathFactory) -> list[EventPacket]:
-    return pattern_packets(tmp_path_factory.mktemp("bags"))
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
-    with running_node(tmp_path_factory.mktemp("node")) as made:
-        yield made
 
 
 @pytest.fixture

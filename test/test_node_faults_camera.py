@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
 
-from depth_graph import HEIGHT, UNTRAINED, WIDTH, Graph, figures, offline, pattern_packets, running_node
+from depth_graph import HEIGHT, UNTRAINED, WIDTH, Graph, figures, offline
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from sdt_ros.events import EventPacket, PacketDecoder
@@ -20,17 +19,6 @@ from sdt_ros.events.sinks import EVENT_DTYPE
 pytestmark = pytest.mark.ros
 
 S_NS = 1_000_000_000
-
-
-@pytest.fixture(scope="module")
-def packets(tmp_path_factory: pytest.TempPathFactory) -> list[EventPacket]:
-    return pattern_packets(tmp_path_factory.mktemp("bags"))
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
-    with running_node(tmp_path_factory.mktemp("node")) as made:
-        yield made
 
 
 @pytest.fixture

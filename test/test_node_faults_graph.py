@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
 
 import rclpy
-from depth_graph import UNTRAINED, Graph, NodeProcess, figures, pattern_packets, running_node
+from depth_graph import UNTRAINED, Graph, NodeProcess, figures
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sdt_ros.msg import Stats
 from sensor_msgs.msg import Image
@@ -22,17 +21,6 @@ from sdt_ros.events import EventPacket
 pytestmark = pytest.mark.ros
 
 RUN_HZ = 20.0
-
-
-@pytest.fixture(scope="module")
-def packets(tmp_path_factory: pytest.TempPathFactory) -> list[EventPacket]:
-    return pattern_packets(tmp_path_factory.mktemp("bags"))
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
-    with running_node(tmp_path_factory.mktemp("node")) as made:
-        yield made
 
 
 def threads(pid: int) -> int:

@@ -191,12 +191,16 @@ def test_it_ends_at_sigint_under_load_and_a_second_one_changes_nothing(
 
 
 def test_started_by_itself_it_ends_at_sigterm(tmp_path: Path) -> None:
-    process = NodeProcess(tmp_path / "node.log", "-p", "allow_untrained:=true", "-p", "preset:=sdt_tiny")
+    process = NodeProcess(
+        tmp_path / "node.log", "-p", "allow_untrained:=true", "-p", "preset:=sdt_tiny", "-p", "wieghts:=net.safetensors"
+    )
     try:
         end = time.monotonic() + 30
         while "waiting for events on /depth/events" not in process.text():
             assert process.is_alive and time.monotonic() < end, process.text()
             time.sleep(0.05)
+        assert "there is no parameter 'wieghts', it has no effect; did you mean 'weights'?" in process.text()
+        assert "no parameter 'preset'" not in process.text()
         process.signal(signal.SIGTERM)
         assert process.wait(STOP_S) == 0
         assert "Traceback" not in process.text()

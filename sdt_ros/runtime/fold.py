@@ -6,12 +6,25 @@ rates and depth stay the same in the mean.
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sdt_ros.network import SpikingDepthTransformer
 from sdt_ros.network.head import Upsample
 from sdt_ros.network.layers import ConvBN
+
+
+def prepare(network: SpikingDepthTransformer) -> None:
+    """What every fast runtime begins with, in place: norms folded, no gradients, channels last in memory.
+
+    Raises:
+        ValueError: its attention is softmax, which has no spikes to be fast with.
+    """
+    if network.config.attention == "softmax":
+        raise ValueError("attention 'softmax' is not made of spikes: it runs in the eager runtime only")
+    fold_batch_norms(network)
+    network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def fold_batch_norms(network: SpikingDepthTransformer) -> None:

@@ -21,7 +21,7 @@ from sdt_ros.network.block import SpikingMLP
 from sdt_ros.network.head import FusionHead, LinearHead, Upsample
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.stem import Downsample, PatchEmbedding
-from sdt_ros.runtime.fold import fold_batch_norms
+from sdt_ros.runtime.fold import prepare
 from sdt_ros.runtime.kernels import events
 from sdt_ros.runtime.kernels.attend import attend
 from sdt_ros.runtime.kernels.lif import BLOCK, fire, pool_fire
@@ -42,10 +42,7 @@ def use_cpu_layers(network: SpikingDepthTransformer, *, int8: bool) -> SpikingDe
     Raises:
         ValueError: its attention is softmax, which has no spikes to be fast with.
     """
-    if network.config.attention == "softmax":
-        raise ValueError("attention 'softmax' is not made of spikes: it runs in the eager runtime only")
-    fold_batch_norms(network)
-    network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    prepare(network)
     for module in list(network.modules()):
         if isinstance(module, ConvBN):
             module.conv = _spike_conv(module.conv, int8, torch.float32)

@@ -22,7 +22,7 @@ from sdt_ros.network.config import PATCH
 from sdt_ros.network.head import FusionHead, LinearHead, Upsample
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.stem import Downsample, PatchEmbedding
-from sdt_ros.runtime.fold import fold_batch_norms
+from sdt_ros.runtime.fold import prepare
 from sdt_ros.runtime.gpu.ops import Ops
 from sdt_ros.runtime.gpu.torch_ops import max_pool
 from sdt_ros.runtime.spike_conv import observe
@@ -44,10 +44,7 @@ def use_gpu_layers(network: SpikingDepthTransformer, ops: Ops, dtype: torch.dtyp
     Raises:
         ValueError: its attention is softmax, which has no spikes to be fast with.
     """
-    if network.config.attention == "softmax":
-        raise ValueError("attention 'softmax' is not made of spikes: it runs in the eager runtime only")
-    fold_batch_norms(network)
-    network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    prepare(network)
     for module in list(network.modules()):
         if isinstance(module, ConvBN):
             module.conv.__class__ = BareConv2d

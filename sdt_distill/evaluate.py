@@ -25,6 +25,7 @@ from sdt_ros.evaluation.run import evaluate as run_windows
 from sdt_ros.evaluation.score import Scorer, Scores
 from sdt_ros.evaluation.source import Source
 from sdt_ros.network import EnergyRecorder, EnergyReport
+from sdt_ros.network.lens import depth_factor
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.runtime.device import resolve_device
 from sdt_ros.weights import weights_file
@@ -69,8 +70,12 @@ class NetworkEstimator:
         """How many weights and biases there are."""
         return sum(p.numel() for p in self._network.parameters())
 
-    def __call__(self, spikes: np.ndarray, output_size: tuple[int, int] | None = None) -> np.ndarray:
+    def __call__(
+        self, spikes: np.ndarray, output_size: tuple[int, int] | None = None, focal_px: float | None = None
+    ) -> np.ndarray:
         """Depth float32 [H, W] metres of spikes uint8 [T, P, h, w], interpolated in log depth to (H, W).
+
+        `focal_px` is the camera's focal length in pixels of the result; see `DepthEstimator`.
 
         Raises:
             ValueError: the network does not take spikes of this shape.
@@ -78,17 +83,19 @@ class NetworkEstimator:
         with torch.inference_mode():
             window = torch.from_numpy(np.ascontiguousarray(spikes))[None].to(self._device)
             log_depth = self._network(window)
+            height, width = log_depth.shape[-2:]
+            factor = depth_factor(self.card.focal_px, focal_px, (height, width), output_size)
             if output_size is not None and tuple(output_size) != tuple(log_depth.shape[-2:]):
                 log_depth = functional.interpolate(log_depth, size=output_size, mode="bilinear", align_corners=False)
             metres: np.ndarray = self.card.depth_range.to_metres(log_depth)[0, 0].cpu().numpy()
-        return metres
+        return metres * np.float32(factor)
 
     def measured(
-        self, spikes: np.ndarray, output_size: tuple[int, int] | None = None
+        self, spikes: np.ndarray, output_size: tuple[int, int] | None = None, focal_px: float | None = None
     ) -> tuple[np.ndarray, EnergyReport]:
         """The same, and what the window cost."""
         with EnergyRecorder(self._network) as recorder:
-            depth = self(spikes, output_size)
+            depth = self(spikes, output_size, focal_px)
         return depth, recorder.report()
 
     def describe(self) -> str:

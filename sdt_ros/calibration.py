@@ -133,6 +133,11 @@ class Calibration:
         return cls(width, height, k, d, model, r, p)
 
     @property
+    def focal_px(self) -> float:
+        """Focal length of the distorted image, the geometric mean of both axes' [px]."""
+        return float(np.sqrt(self.k[0, 0] * self.k[1, 1]))
+
+    @property
     def is_rectified(self) -> bool:
         """Whether the sensor's grid is already that of the rectified image."""
         return not self.is_distorted and np.array_equal(self.r, np.eye(3)) and np.allclose(self.p[:, :3], self.k)

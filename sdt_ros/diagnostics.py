@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
@@ -9,6 +10,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from sdt_ros.events import EventStream
 from sdt_ros.inference import Ledger
 from sdt_ros.load import Carried
+from sdt_ros.network.lens import USUAL_FOCAL_LENGTH
 from sdt_ros.outputs import Totals
 
 # With ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST the transports have no effect: 17 of 300 packets of 0.8 MB arrived.
@@ -139,6 +141,7 @@ class Health:
         max_silence_s: how long that may be.
         calibrated: whether a calibration of the sensor's size is known.
         calibration_problem: why a calibration cannot be used; empty where none is wrong.
+        needs_lens: whether the metres depend on the lens, so that one has to be assumed without a calibration.
         rejection: why the last rejected packet was.
         failure: how the network last failed on a window.
         device_lost: why the network had to leave its device; empty where it did not.
@@ -166,6 +169,7 @@ class Health:
     max_silence_s: float = 1.0
     calibrated: bool = False
     calibration_problem: str = ""
+    needs_lens: bool = False
     rejection: str = ""
     failure: str = ""
     device_lost: str = ""
@@ -284,6 +288,9 @@ def _warnings(health: Health) -> list[str]:
             found.append(health.calibration_problem)
         elif not health.calibrated:
             found.append("no calibration: camera_info is empty, set camera_info_url or publish ~/camera_info")
+        if health.needs_lens and not health.calibrated:
+            degrees = 2 * math.degrees(math.atan(0.5 / USUAL_FOCAL_LENGTH))
+            found.append(f"the focal length is not known: metres are for a lens of {degrees:.0f} degrees across")
         if health.rivals:
             found.append(f"{health.rivals} more publish on {health.depth_topic}: give each node a namespace")
     if health.device_lost:

@@ -268,6 +268,7 @@ class DepthNode(LifecycleNode):
             max_silence_s=config.max_silence_s,
             calibrated=self._calibrations.current is not None and not calibration_problem,
             calibration_problem=calibration_problem,
+            needs_lens=pipeline.estimator.card.focal_px is not None,
             rejection=self._rejection,
             failure=pipeline.failure,
             device_lost=pipeline.device_lost,

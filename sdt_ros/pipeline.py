@@ -262,17 +262,20 @@ class Pipeline:
         self._hot.look(window.spikes)
         if config.mask_hot_pixels:
             self._hot.mask(window.spikes)
+        calibration = self._calibrations.current
+        usable = calibration is not None and not calibration.misfit(*stream.sensor_size)
+        focal_px = calibration.focal_px if calibration is not None and usable else None
         every = config.rates_every
         if every and self._totals.published % every == 1 % every:  # not the first window, which is slow already
-            depth, self._report = estimator.measured(window.spikes, stream.sensor_size)
+            depth, self._report = estimator.measured(window.spikes, stream.sensor_size, focal_px)
         else:
-            depth = estimator(window.spikes, stream.sensor_size)
+            depth = estimator(window.spikes, stream.sensor_size, focal_px)
         times.estimated_ns = time.monotonic_ns()
         took_ms = (times.estimated_ns - times.taken_ns) / 1e6
         self.network_ms += (took_ms - self.network_ms) * (0.2 if self.network_ms else 1.0)
         header = Header(frame_id=config.frame_id or window.frame_id)
         header.stamp.sec, header.stamp.nanosec = divmod(window.stamp_ns, 1_000_000_000)
-        published = outputs.depth(header, depth, self._calibrations.current)
+        published = outputs.depth(header, depth, calibration)
         times.published_ns, ros_published_ns = time.monotonic_ns(), outputs.now_ns()
         outputs.color(header, published, config.colormap_min_m, config.colormap_max_m)
         self._totals.published += 1

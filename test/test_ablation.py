@@ -17,7 +17,7 @@ from sdt_distill.ablation.table import markdown, summarise
 from sdt_distill.cli import main
 from sdt_distill.networks import AnnTwin, E2Depth, build
 from sdt_distill.training.config import TrainingConfig, load_config
-from sdt_distill.training.tree import to_plain
+from sdt_distill.training.tree import from_plain, to_plain
 
 CONFIG = """\
 network: {{name: sdt_tiny, embed_dim: 16, heads: 2, depth: 1, mlp_ratio: 1, head_widths: [8, 8, 8, 4, 4]}}
@@ -89,7 +89,8 @@ def test_distillation_takes_the_teacher_away_and_leaves_the_depth_losses(
     plain["loss"] |= {"feature": 0.5, "pairs": [["blocks.0", "layer"]]}
     without, taught = (arm.change(copy.deepcopy(plain)) for arm in QUESTIONS["distillation"].arms)
     assert taught == plain
-    assert differing(without, plain) <= {"loss.feature", "teacher"}
+    unused = {"loss.pairs", "loss.feature_mask", "loss.min_events", "loss.similarity_patches"}
+    assert differing(without, plain) <= {"loss.feature", "teacher", *unused}
     assert without["loss"]["feature"] == 0
     assert without["loss"]["depth"] == plain["loss"]["depth"] > 0
 
@@ -153,9 +154,22 @@ def test_two_arms_two_seeds_end_to_end(
     assert json.loads((tmp_path / "x.json").read_text()) == content
     assert page.read_text() == text
     capsys.readouterr()
-    assert main([*command, "optimiser.lr=1e-4"]) == 2
-    assert "result of another config: optimiser" in capsys.readouterr().err
     assert main([*command, "run.log_every=2"]) == 0, "how often it is logged makes no other experiment"
+    with pytest.raises(AssertionError, match="trained again"):
+        main([*command, "optimiser.lr=1e-4"])
+
+
+def test_arms_that_are_the_same_training_are_trained_once(base: TrainingConfig) -> None:
+    def folders(question: str, base: TrainingConfig) -> list[Path]:
+        return [trial.folder for trial in plan(QUESTIONS[question], base, None, 1, Path("out"))]
+
+    first = folders("attention", base)[0]
+    assert folders("head", base)[0] == folders("neuron", base)[0] == first
+    taught = to_plain(base)
+    taught["loss"] |= {"feature": 0.5, "pairs": [["blocks.0", "layer"]]}
+    taught["teacher"] = {"kind": "frame", "weights": "there"}
+    assert folders("distillation", from_plain(TrainingConfig, taught))[0] == first
+    assert len({*folders("attention", base), *folders("head", base), *folders("neuron", base)}) == 5
 
 
 def test_time_that_is_over_says_so_and_the_next_call_goes_on(

@@ -165,13 +165,14 @@ class Recorded:
     def __getitem__(self, index: int) -> Sample:
         spikes = np.full((4, 2, 2, 2), index % 2, np.uint8)
         depth = np.full((2, 2), 2.0, np.float32)
-        return Sample(spikes, depth, 0, index + 1, "ab"[index // 2], index)
+        return Sample(spikes, depth, 0, index + 1, "ab"[index // 2], index, intrinsics=np.diag([16.0, 9.0, 1.0]))
 
 
 def test_any_network_can_be_scored_on_any_data_set():
     asked: list[float] = []
 
-    def network(spikes: np.ndarray) -> np.ndarray:
+    def network(spikes: np.ndarray, focal_px: float | None) -> np.ndarray:
+        assert focal_px == 12.0
         asked.append(spikes.mean())
         return np.full(spikes.shape[2:], 1 + spikes.mean(), np.float32)
 

@@ -1,6 +1,7 @@
 """`sdt-distill eval` and `export-card`: scored as the node's network is, and a card tells whose scores it has."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ def test_depth_is_in_metres_of_the_card() -> None:
     card = make_card(build(SPECS["e2depth"]))
     depth = NetworkEstimator(Half(), card, "cpu")(np.zeros((4, 2, 8, 9), np.uint8))
     np.testing.assert_allclose(depth, np.full((8, 9), (0.3 * 80) ** 0.5), rtol=1e-6)
+    lens = NetworkEstimator(Half(), replace(card, focal_px=40.0), "cpu")
+    np.testing.assert_allclose(lens(np.zeros((4, 2, 8, 9), np.uint8), (16, 18), 120.0), 1.5 * depth[0, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,21 @@ def test_other_output_sizes_interpolate_in_log_depth() -> None:
         subject(SPIKES, output_size=(0, 5))
 
 
+def test_depth_follows_the_lens_where_the_weights_ask_for_its_focal_length() -> None:
+    subject = estimator(focal_px=50.0)
+    as_learnt = estimator()(SPIKES)
+    np.testing.assert_array_equal(subject(SPIKES, focal_px=50.0), as_learnt)
+    np.testing.assert_allclose(subject(SPIKES, focal_px=125.0), 2.5 * as_learnt, rtol=1e-6)
+    # The focal length is in pixels of the result, here twice as many.
+    np.testing.assert_allclose(subject(SPIKES, (140, 180), 100.0), estimator()(SPIKES, (140, 180)), rtol=1e-6)
+    np.testing.assert_allclose(subject.measured(SPIKES, None, 25.0)[0], as_learnt / 2, rtol=1e-6)
+    # Without one, the usual lens: 0.7 of the width.
+    np.testing.assert_allclose(subject(SPIKES), as_learnt * (0.7 * 90 / 50), rtol=1e-6)
+    np.testing.assert_array_equal(estimator()(SPIKES, focal_px=125.0), as_learnt)
+    with pytest.raises(ValueError, match="focal_px is 0"):
+        subject(SPIKES, focal_px=0.0)
+
+
 @pytest.mark.parametrize(
     "spikes, message",
     [

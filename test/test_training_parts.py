@@ -360,6 +360,48 @@ def test_a_run_starts_from_the_weights_of_another(banks, tmp_path):
         Trainer(smoke(banks, "network.embed_dim=16", f"run.start_from={start}"), tmp_path / "third")
 
 
+@pytest.mark.parametrize("head", ["fusion", "linear"])
+def test_weights_say_the_same_metres_in_another_depth_range(banks, tmp_path, head):
+    settings = ["data.validation=[]", f"network.head={head}"]
+    Trainer(smoke(banks, "run.steps=1", *settings), tmp_path / "first").run(progress=False)
+    start = tmp_path / "first/last.safetensors"
+    wider = smoke(banks, f"run.start_from={start}", "data.min_m=0.1", "data.max_m=120", *settings)
+    spikes = synthetic_events(wider.data.bins, 48, 64)
+    before, card = load_network(start)
+    after = Trainer(wider, tmp_path / "second").network.eval()
+    with torch.no_grad():
+        expected = card.depth_range.to_metres(before(spikes))
+        torch.testing.assert_close(wider.data.depth_range.to_metres(after(spikes)), expected, rtol=1e-4, atol=0)
+    assert card.depth_range.min_m < float(expected.min()) < float(expected.max()) < card.depth_range.max_m
+
+
+def test_all_depth_is_brought_to_one_focal_length():
+    seen = dataclasses.replace(sample(24, 32), intrinsics=np.array([[20.0, 0, 16], [0, 45.0, 12], [0, 0, 1]]))
+    plain = make_item(seen, "a", 0, Fit())
+    told = make_item(seen, "a", 0, Fit(focal_px=60.0))
+    assert torch.allclose(told.depth, plain.depth * (60 / 30))  # sqrt(20 * 45) px
+    # At half the resolution the focal length is half as many pixels, cropping leaves it as it is.
+    half = make_item(seen, "a", 0, Fit(0.5, (8, 8), focal_px=60.0))
+    assert torch.allclose(half.depth, make_item(seen, "a", 0, Fit(0.5, (8, 8))).depth * 4, equal_nan=True)
+    with pytest.raises(DatasetError, match=r"s/0: the camera's focal length is not known.*data\.focal_px"):
+        make_item(sample(), "s/0", 0, Fit(focal_px=60.0))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [(["augment.zoom=1.5"], "set augment.zoom_depth"), (["data.focal_px=0"], "focal_px.*above 0"),
+     (["teacher={kind: frame, weights: x}", "loss.proxy=1"], "the teacher's metres are the camera's")],
+)  # fmt: skip
+def test_what_contradicts_one_focal_length_is_refused(banks, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        smoke(banks, "data.focal_px=60", *settings)
+
+
+def test_the_card_says_the_focal_length(banks, tmp_path):
+    Trainer(smoke(banks, "run.steps=1", "data.focal_px=60"), tmp_path).run(progress=False)
+    assert load_network(tmp_path / "last.safetensors")[1].focal_px == 60
+
+
 def test_bad_sources_are_told(banks, tmp_path):
     with pytest.raises(ConfigError, match=r"'data.sources' is empty"):
         Trainer(smoke(banks, "data.sources=[]"), tmp_path)

@@ -64,12 +64,15 @@ def _spiking(plain: Plain) -> Plain:
 
 
 _TAUGHT = ("feature", "similarity", "proxy")  # the losses that need a teacher
+_HOW_TAUGHT = ("pairs", "feature_mask", "min_events", "similarity_patches")  # mean nothing without them
 
 
 def _untaught(plain: Plain) -> Plain:
     plain = copy.deepcopy(plain)
     for key in _TAUGHT:
         plain["loss"][key] = 0.0
+    for key in _HOW_TAUGHT:
+        plain["loss"].pop(key, None)
     plain.pop("teacher", None)  # the default is none
     return plain
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,8 @@ from statistics import median
 from typing import Any
 
 from sdt_distill.evaluate import NetworkEstimator, score_network
-from sdt_distill.networks import load_network
+from sdt_distill.networks import load_network, resolve
+from sdt_distill.networks.registry import name_of
 from sdt_distill.training.batch import collate
 from sdt_distill.training.config import ConfigError, TrainingConfig
 from sdt_distill.training.data import Source, open_source, spread_evenly
@@ -45,7 +48,8 @@ class Trial:
         arm: name of the arm.
         seed: of weights, order and augmentation.
         config: the whole config.
-        folder: of the run and its result.
+        folder: of the run and its result; named after the config, so that arms of several questions that are the same
+            training share it.
     """
 
     arm: str
@@ -55,23 +59,12 @@ class Trial:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What came out; None while it is not finished.
-
-        Raises:
-            AblationError: the folder holds the result of another config.
-        """
+        """What came out; None while it is not finished."""
         path = self.folder / RESULT_NAME
         if not path.is_file():
             return None
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        own = _identity(self.config)
-        if content["config"] != own:
-            key = next(key for key in own if content["config"].get(key) != own[key])
-            raise AblationError(
-                f"{path} is the result of another config: {key} is {content['config'].get(key)}, now {own[key]}. "
-                "Choose another --out, or delete the folder"
-            )
-        return content
+        return {**content, "arm": self.arm}
 
 
 def plan(question: Question, base: TrainingConfig, steps: int | None, seeds: int, out: Path) -> list[Trial]:
@@ -90,15 +83,18 @@ def plan(question: Question, base: TrainingConfig, steps: int | None, seeds: int
     trials = []
     for seed in range(base.run.seed, base.run.seed + seeds):
         for arm in question.arms:
-            trials.append(Trial(arm.name, seed, _config(arm, base, steps, seed), out / folder_of(arm.name, seed)))
+            config = _config(arm, base, steps, seed)
+            trials.append(Trial(arm.name, seed, config, out / folder_of(config)))
     if not base.data.validation:
         raise AblationError("config key 'data.validation' is empty: name held-out data to score the arms on")
     return trials
 
 
-def folder_of(arm: str, seed: int) -> str:
-    """Name of a trial's folder."""
-    return f"{arm.replace(' ', '_')}-seed{seed}"
+def folder_of(config: TrainingConfig) -> str:
+    """Name of a trial's folder: the network, the seed and a digest of all that decides what comes out."""
+    digest = hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode()).hexdigest()[:10]
+    network = re.sub(r"[^a-z0-9_]+", "-", name_of(resolve(config.network, config.data.bins)).lower()).strip("-")
+    return f"{network}-seed{config.run.seed}-{digest}"
 
 
 def run_trials(trials: Sequence[Trial], max_minutes: float, samples: int, progress: bool) -> list[dict[str, Any]]:
@@ -145,7 +141,7 @@ def score_trial(trial: Trial, samples: int) -> dict[str, Any]:
     """
     network, card = load_network(trial.folder / "last.safetensors")
     data = trial.config.data
-    held_out = HeldOut([open_source(each, data, frames=False) for each in data.validation], samples)
+    held_out = HeldOut([open_source(each, data, frames=False) for each in data.validation], samples, data.focal_px)
     protocol = protocols[OF_DATASET.get(data.validation[0].kind or "", "mvsec")]
     estimator = NetworkEstimator(network, _at_full_size(card), trial.config.run.device)
     settings = {"recording": held_out.where, "truth": "held-out depth", "schedule": "truth"}
@@ -168,9 +164,11 @@ class HeldOut:
     Args:
         sources: opened data sets.
         most: samples at most; 0 for all.
+        focal_px: focal length that their depth was brought to [px]; None for none.
     """
 
-    def __init__(self, sources: Sequence[Source], most: int) -> None:
+    def __init__(self, sources: Sequence[Source], most: int, focal_px: float | None = None) -> None:
+        self._focal_px = focal_px
         self.where = ", ".join(source.name for source in sources)
         self._sources = tuple(sources)
         self._places = spread_evenly(self._sources, most)
@@ -183,7 +181,9 @@ class HeldOut:
             source = self._sources[k]
             batch = collate([source.item(index, number)])
             group = batch.keys[0].removeprefix(f"{source.name}/").rpartition("/")[0]
-            yield Window(group, number, batch.spikes[0].numpy(), batch.depth[0, 0].numpy(), number)
+            yield Window(
+                group, number, batch.spikes[0].numpy(), batch.depth[0, 0].numpy(), number, focal_px=self._focal_px
+            )
 
     def finish(self, depth: Any) -> Any:
         """Depth is on the grid of its truth."""
@@ -220,6 +220,8 @@ def _config(arm: Arm, base: TrainingConfig, steps: int | None, seed: int) -> Tra
 
 def _identity(config: TrainingConfig) -> dict[str, Any]:
     plain = copy.deepcopy(to_plain(config))
+    network = resolve(config.network, config.data.bins)
+    plain["network"] = {"kind": type(network).__name__, **dataclasses.asdict(network)}
     for section, keys in _FREE.items():
         for key in keys:
             plain[section].pop(key)
@@ -228,7 +230,7 @@ def _identity(config: TrainingConfig) -> dict[str, Any]:
 
 
 def _keep(trial: Trial, content: dict[str, Any]) -> None:
-    whole = {"arm": trial.arm, "seed": trial.seed, **content, "config": _identity(trial.config)}
+    whole = {"seed": trial.seed, **content, "config": _identity(trial.config)}
     path = trial.folder / RESULT_NAME
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sdt_ros.network import (
     Card,
     CheckpointError,
+    DepthRange,
     NetworkConfig,
     SpikingDepthTransformer,
     load_checkpoint,
@@ -148,11 +151,18 @@ def load_network(path: str | Path) -> tuple[nn.Module, AnyCard]:
     return network.eval(), card
 
 
-def take_weights(network: nn.Module, path: str | Path) -> None:
+def take_weights(network: nn.Module, path: str | Path, depth_range: DepthRange) -> None:
     """Gives a network the weights of a checkpoint, to train it further.
 
+    Args:
+        network: that takes them.
+        path: the `.safetensors` file.
+        depth_range: of the network; where the checkpoint's is another, the last layer is rewritten to say the same
+            metres.
+
     Raises:
-        CheckpointError: as `load_network`, or the checkpoint is of another network.
+        CheckpointError: as `load_network`, or the checkpoint is of another network, or of another depth range and the
+            network has no linear last layer to rewrite.
     """
     found, card = load_network(path)
     if card.network != config_of(network):
@@ -160,7 +170,20 @@ def take_weights(network: nn.Module, path: str | Path) -> None:
             f"{path} holds {network_name(card)} ({card.network}), which is to be a start for {config_of(network)}: "
             "name a checkpoint of the same network"
         )
+    if card.depth_range != depth_range:
+        if not isinstance(found, SpikingDepthTransformer):
+            raise CheckpointError(f"{path} is for {card.depth_range}, not {depth_range}: set data.min_m and data.max_m")
+        _change_range(found.head.depth, card.depth_range, depth_range)
     network.load_state_dict(found.state_dict())
+
+
+@torch.no_grad()
+def _change_range(last: nn.Conv2d, old: DepthRange, new: DepthRange) -> None:
+    """Has a layer give normalised log depth of another range: a line in the old one's."""
+    assert last.bias is not None
+    slope = old.alpha / new.alpha
+    last.weight.mul_(slope)
+    last.bias.mul_(slope).add_(1 - slope + math.log(old.max_m / new.max_m) / new.alpha)
 
 
 def network_name(card: AnyCard) -> str:

@@ -56,11 +56,13 @@ class Fit:
         scale: factor by which they are reduced first, as the node reduces the sensor's resolution.
         size: height and width wanted; None leaves what the scale gives.
         mode: `crop`, centred and padded with nothing seen and nothing known, or `resize`.
+        focal_px: focal length at which depth is given [px], see `CardFacts.focal_px`; None for the camera's own.
     """
 
     scale: float = 1.0
     size: tuple[int, int] | None = None
     mode: str = "crop"
+    focal_px: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,9 @@ def make_item(sample: Sample, key: str, number: int, fit: Fit) -> Item:
         key: its stable name.
         number: its place in the stream.
         fit: the size.
+
+    Raises:
+        DatasetError: depth is wanted at one focal length, and that of the sample is not known.
     """
     spikes = torch.from_numpy(np.ascontiguousarray(sample.spikes))  # [T, P, H, W]
     depth = torch.from_numpy(np.ascontiguousarray(sample.depth, dtype=np.float32))[None]  # [1, H, W]
@@ -89,6 +94,8 @@ def make_item(sample: Sample, key: str, number: int, fit: Fit) -> Item:
     size = scaled_size(spikes.shape[-2], spikes.shape[-1], fit.scale)
     if fit.size is not None and fit.mode == "resize":
         size = fit.size
+    if fit.focal_px is not None:
+        depth = depth * (fit.focal_px / focal_length(sample, key, size))
     spikes, depth = resize_spikes(spikes, size), resize_nearest(depth, size)
     if frame is not None:
         frame = resize_frame(frame[None], size)[0]
@@ -96,6 +103,22 @@ def make_item(sample: Sample, key: str, number: int, fit: Fit) -> Item:
         spikes, depth = _centred(spikes, fit.size, 0), _centred(depth, fit.size, torch.nan)
         frame = None if frame is None else _centred(frame, fit.size, 0)
     return Item(spikes, depth, frame, key, number)
+
+
+def focal_length(sample: Sample, key: str, size: tuple[int, int]) -> float:
+    """Focal length of a sample on a grid of height and width `size` [px], the geometric mean of both axes'.
+
+    Raises:
+        DatasetError: the sample has no intrinsics.
+    """
+    if sample.intrinsics is None:
+        raise DatasetError(
+            f"{key}: the camera's focal length is not known, but depth is to be learnt for one of data.focal_px; give "
+            "the data set's calibration, or set data.focal_px to null"
+        )
+    height, width = sample.spikes.shape[-2:]
+    fx, fy = sample.intrinsics[0, 0] * size[1] / width, sample.intrinsics[1, 1] * size[0] / height
+    return float(np.sqrt(fx * fy))
 
 
 def collate(items: Sequence[Item]) -> Batch:

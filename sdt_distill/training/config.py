@@ -77,6 +77,9 @@ class DataConfig:
         min_m: nearest depth of the network's output [m].
         max_m: farthest depth of the network's output [m].
         input_scale: resolution that the network sees as a fraction of the sensor's; goes into the card.
+        focal_px: focal length that all samples are brought to [px], at the network's resolution; goes into the card.
+            With it `min_m` and `max_m` are depths before a lens of that focal length. None for none: metres as they
+            are, which a network can tell before lenses of one kind only.
         workers: processes that read samples; 0 reads in a thread of this one.
         prefetch: batches made ahead.
     """
@@ -90,6 +93,7 @@ class DataConfig:
     min_m: float = 0.3
     max_m: float = 80.0
     input_scale: float = 1.0
+    focal_px: float | None = None
     workers: int = 0
     prefetch: int = 2
 
@@ -98,6 +102,7 @@ class DataConfig:
         DepthRange(self.min_m, self.max_m)
         _require(self.fit in ("crop", "resize"), "fit", self.fit, "crop or resize")
         _require(0 < self.input_scale <= 1, "input_scale", self.input_scale, "in (0, 1]")
+        _require(self.focal_px is None or self.focal_px > 0, "focal_px", self.focal_px, "above 0")
         _require(self.workers >= 0, "workers", self.workers, "0 or more")
         _require(self.prefetch >= 1, "prefetch", self.prefetch, "1 or more")
         _require(self.size is None or min(self.size) >= 16, "size", self.size, "height and width of 16 px or more")
@@ -224,6 +229,14 @@ class TrainingConfig:
             raise ConfigError(
                 "augment.zoom_depth moves the camera, which loss.proxy cannot follow: set one of them to 0"
             )
+        if self.data.focal_px is not None:
+            self._check_focal_length()
+
+    def _check_focal_length(self) -> None:
+        if self.augment.zoom > 1 and not self.augment.zoom_depth:
+            raise ConfigError("augment.zoom moves samples away from data.focal_px: set augment.zoom_depth, too")
+        if self.loss.proxy and (self.teacher.kind == "frame" or self.teacher.depth == "metric"):
+            raise ConfigError("loss.proxy: the teacher's metres are the camera's, not those of data.focal_px: drop one")
 
 
 def load_config(path: str | Path, settings: Sequence[str] = ()) -> TrainingConfig:

@@ -67,7 +67,8 @@ def open_source(config: SourceConfig, data: DataConfig, frames: bool) -> Source:
         ConfigError: the source is described wrongly.
         DatasetError: it is none, is broken or is empty.
     """
-    fit = Fit(data.input_scale if config.scale is None else config.scale, config.size or data.size, data.fit)
+    scale = data.input_scale if config.scale is None else config.scale
+    fit = Fit(scale, config.size or data.size, data.fit, data.focal_px)
     sample_config = SampleConfig(data.window_ms, data.bins, frames)
     opened: Dataset
     if config.kind == _SIMULATED:

@@ -133,7 +133,7 @@ class Trainer:
         torch.manual_seed(run.seed)
         self.network = build(config.network, data.bins)
         if run.start_from is not None:
-            take_weights(self.network, Path(run.start_from))
+            take_weights(self.network, Path(run.start_from), data.depth_range)
         self.network.to(self.device)
         layers = pick_layers(run.fused, self.network, shared_norms=self.group.world > 1)
         self.average = AveragedNetwork(self.network, config.optimiser.ema_decay)
@@ -365,7 +365,8 @@ class Trainer:
             found["validation_by_sequence"] = scores.by_sequence
         card = make_card(
             self.average.network, bins=data.bins, window_ms=data.window_ms, depth_range=data.depth_range,
-            input_scale=data.input_scale, trained=True, training_data=words, steps=self.step, scores=found,
+            input_scale=data.input_scale, focal_px=data.focal_px, trained=True, training_data=words,
+            steps=self.step, scores=found,
         )  # fmt: skip
         try:
             save_network(self.out / f"{name}.safetensors", self.average.network, card)

@@ -25,19 +25,20 @@ PROBES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
 class Prober:
     """Shows a network spoilt windows.
 
-    Blank windows of a size look all the same, so that the network sees each size once.
+    Blank windows of a size before one lens look all the same: the network sees those of the last one once.
 
     Args:
-        predict: spikes uint8 [T, P, H, W] to depth [h, w] metres.
+        predict: spikes uint8 [T, P, H, W] and focal length [px] to depth [h, w] metres.
     """
 
-    def __init__(self, predict: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(self, predict: Callable[[np.ndarray, float | None], np.ndarray]) -> None:
         self._predict = predict
-        self._blank: dict[tuple[int, ...], np.ndarray] = {}
+        self._blank: tuple[object, np.ndarray] | None = None
 
-    def __call__(self, spikes: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, spikes: np.ndarray, focal_px: float | None = None) -> dict[str, np.ndarray]:
         """What the network makes of a window's spikes when they are spoilt, by name."""
-        if spikes.shape not in self._blank:
-            self._blank[spikes.shape] = self._predict(PROBES["blank"](spikes))
-        others = {name: self._predict(spoil(spikes)) for name, spoil in PROBES.items() if name != "blank"}
-        return {"blank": self._blank[spikes.shape], **others}
+        kind = spikes.shape, focal_px
+        if self._blank is None or self._blank[0] != kind:
+            self._blank = kind, self._predict(PROBES["blank"](spikes), focal_px)
+        others = {name: self._predict(spoil(spikes), focal_px) for name, spoil in PROBES.items() if name != "blank"}
+        return {"blank": self._blank[1], **others}

@@ -63,7 +63,8 @@ class RecordingSource:
             self._given.append(number)
             truth = None if number is None else self._truth.frames[number]
             truth_ns = None if number is None else int(self._truth.stamps[number])
-            yield Window(self._bag.path.stem, stamp_ns, spikes, truth, truth_ns, events)
+            focal_px = self._rectifier.focal_px(*spikes.shape[2:])
+            yield Window(self._bag.path.stem, stamp_ns, spikes, truth, truth_ns, events, focal_px)
 
     def finish(self, depth: np.ndarray) -> np.ndarray:
         """Depth on the rectified grid, as the node publishes it."""

@@ -45,6 +45,11 @@ class Rectifier:
                 break
         return cls(None, topic)
 
+    def focal_px(self, height: int, width: int) -> float | None:
+        """Focal length of a sensor of that size [px]; None where it is not known."""
+        calibration = self._calibration
+        return None if calibration is None or calibration.misfit(height, width) else calibration.focal_px
+
     def __call__(self, depth: np.ndarray) -> np.ndarray:
         """Depth [H, W] float32 metres on the rectified grid; NaN where the sensor does not see."""
         calibration = self._calibration

@@ -19,8 +19,10 @@ from sdt_ros.runtime import DepthEstimator
 
 MEASURE_EVERY = 25  # windows; counting spikes layer by layer takes its time
 
-Predict = Callable[[np.ndarray], np.ndarray]
-"""A network as the evaluation sees it: spikes uint8 [T, P, H, W] to depth float32 [h, w] metres."""
+Predict = Callable[[np.ndarray, float | None], np.ndarray]
+"""What the evaluation calls: spikes uint8 [T, P, H, W] and the focal length [px] give depth float32 [h, w] metres."""
+Measure = Callable[[np.ndarray, float | None], tuple[np.ndarray, EnergyReport]]
+"""The same, and what the window cost."""
 
 
 @dataclass
@@ -72,13 +74,13 @@ class EstimatorNetwork:
     def __init__(self, estimator: DepthEstimator) -> None:
         self._estimator = estimator
 
-    def __call__(self, spikes: np.ndarray) -> np.ndarray:
-        """Depth [H, W] metres of spikes uint8 [T, P, H, W]."""
-        return self._estimator(*self._input(spikes))
+    def __call__(self, spikes: np.ndarray, focal_px: float | None = None) -> np.ndarray:
+        """Depth [H, W] metres of spikes uint8 [T, P, H, W] from a camera of a focal length [px]."""
+        return self._estimator(*self._input(spikes), focal_px)
 
-    def measured(self, spikes: np.ndarray) -> tuple[np.ndarray, EnergyReport]:
+    def measured(self, spikes: np.ndarray, focal_px: float | None = None) -> tuple[np.ndarray, EnergyReport]:
         """The same, and what the window cost; slower."""
-        return self._estimator.measured(*self._input(spikes))
+        return self._estimator.measured(*self._input(spikes), focal_px)
 
     def _input(self, spikes: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
         height, width = spikes.shape[2:]
@@ -101,7 +103,7 @@ def evaluate(
     predict: Predict,
     scorer: Scorer,
     probe_every: int = 0,
-    measure: Callable[[np.ndarray], tuple[np.ndarray, EnergyReport]] | None = None,
+    measure: Measure | None = None,
 ) -> Work:
     """Show a network all windows of a source and score what it makes of them.
 
@@ -119,9 +121,9 @@ def evaluate(
     work = Work()
     began = time.perf_counter()
 
-    def timed(spikes: np.ndarray) -> np.ndarray:
+    def timed(spikes: np.ndarray, focal_px: float | None) -> np.ndarray:
         start = time.perf_counter()
-        depth = predict(spikes)
+        depth = predict(spikes, focal_px)
         work.network_s += time.perf_counter() - start
         return depth
 
@@ -133,15 +135,15 @@ def evaluate(
             onto(np.empty(window.spikes.shape[2:]), window.truth.shape, source.where)
         if measure is not None and work.windows % MEASURE_EVERY == 0:
             start = time.perf_counter()
-            depth, report = measure(window.spikes)
+            depth, report = measure(window.spikes, window.focal_px)
             work.network_s += time.perf_counter() - start
             work.activity.add(report)
         else:
-            depth = timed(window.spikes)
+            depth = timed(window.spikes, window.focal_px)
         work.windows += 1
         probed = {}
         if probe_every and window.truth is not None and with_truth % probe_every == 0:
-            probed = {name: source.finish(spoilt) for name, spoilt in prober(window.spikes).items()}
+            probed = {name: source.finish(spoilt) for name, spoilt in prober(window.spikes, window.focal_px).items()}
         with_truth += window.truth is not None
         scorer.add(
             window.group, window.stamp_ns, source.finish(depth), window.truth, window.spikes, window.truth_ns,

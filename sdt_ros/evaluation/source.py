@@ -20,6 +20,7 @@ class Window:
         truth: float32 [H, W] metres; None where there is none near enough in time.
         truth_ns: stamp of the truth [ns].
         events: in the window; None where they are not counted.
+        focal_px: focal length of the camera on the grid of the spikes [px]; None where it is not known.
     """
 
     group: str
@@ -28,6 +29,7 @@ class Window:
     truth: np.ndarray | None
     truth_ns: int | None = None
     events: int | None = None
+    focal_px: float | None = None
 
 
 class Source(Protocol):
@@ -81,7 +83,9 @@ class DatasetSource:
             if spikes < self.min_events:
                 self._counts["windows_empty"] += 1
                 continue
-            yield Window(sample.sequence, int(sample.stamp_ns), sample.spikes, sample.depth, int(sample.stamp_ns))
+            stamp_ns, k = int(sample.stamp_ns), sample.intrinsics
+            focal_px = None if k is None else float(np.sqrt(k[0, 0] * k[1, 1]))
+            yield Window(sample.sequence, stamp_ns, sample.spikes, sample.depth, truth_ns=stamp_ns, focal_px=focal_px)
 
     def finish(self, depth: np.ndarray) -> np.ndarray:
         """Data sets give spikes on the grid of their truth."""

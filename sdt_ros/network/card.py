@@ -35,6 +35,8 @@ class CardFacts:
         window_ms: length of the window in milliseconds, all bins together.
         depth_range: metres that the network's output stands for.
         input_scale: resolution that the network sees, as a fraction of the sensor's, in (0, 1].
+        focal_px: focal length that the network's metres are for [px], at its resolution; before a lens of another one
+            the same picture is as much farther away as the lens is longer. None: metres as they come out.
         trained: whether the weights were trained; False for weights as they were drawn.
         training_data: what they were trained on, in words.
         steps: optimiser steps taken.
@@ -49,6 +51,7 @@ class CardFacts:
     window_ms: float = 50.0
     depth_range: DepthRange = field(default_factory=DepthRange)
     input_scale: float = 1.0
+    focal_px: float | None = None
     trained: bool = False
     training_data: str = ""
     steps: int = 0
@@ -63,6 +66,8 @@ class CardFacts:
         _require_number("bins", self.bins, low=1, high=MOST_BINS, whole=True)
         _require_number("window_ms", self.window_ms, low=1e-3, high=LONGEST_WINDOW_MS)
         _require_number("input_scale", self.input_scale, low=1e-3, high=1)
+        if self.focal_px is not None:
+            _require_number("focal_px", self.focal_px, low=1e-3, high=1e6)
         _require_number("steps", self.steps, low=0, high=1 << 62, whole=True)
         kinds = {"trained": bool, "training_data": str, "limits": str, "licence": str, "scores": Mapping}
         for key, kind in kinds.items():
@@ -104,7 +109,7 @@ class CardFacts:
         return values
 
 
-_OPTIONAL = ("limits",)  # came after the first checkpoints were written
+_OPTIONAL = ("limits", "focal_px")  # came after the first checkpoints were written
 _OWN_FIRST = ("peer", "network", "preset")  # what the weights are comes before what was done with them
 
 

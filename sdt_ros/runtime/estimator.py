@@ -20,6 +20,7 @@ from sdt_ros.network import (
     load_checkpoint,
     synthetic_events,
 )
+from sdt_ros.network.lens import depth_factor
 from sdt_ros.runtime.choose import check_runtime, open_runtime
 from sdt_ros.runtime.device import DeviceLost, device_errors, resolve_device
 from sdt_ros.runtime.gpu.accelerator import to_host
@@ -151,15 +152,20 @@ class DepthEstimator:
         """Whether the weights are random: the depth is then no measurement."""
         return not self.card.trained
 
-    def __call__(self, spikes: Spikes, output_size: tuple[int, int] | None = None) -> Depth:
+    def __call__(
+        self, spikes: Spikes, output_size: tuple[int, int] | None = None, focal_px: float | None = None
+    ) -> Depth:
         """Estimates depth.
 
         Args:
             spikes: one window [T, 2, H, W] uint8 in {0, 1}, oldest bin first; polarity 0 is OFF, 1 is ON.
             output_size: (height, width) of the result where it is not H, W; interpolated in log depth.
+            focal_px: focal length of the camera in pixels of the result; where it is None and the weights ask for it
+                (`card.focal_px`), a usual lens is assumed, see `sdt_ros.network.lens`.
 
         Returns:
-            Depth [H, W] float32 in metres within `card.depth_range`; NaN where the network's output is NaN.
+            Depth [H, W] float32 in metres within `card.depth_range`, times the lens's factor where the weights ask
+            for its focal length; NaN where the network's output is NaN.
 
         Raises:
             ValueError: shape, dtype or values of `spikes` are others.
@@ -168,12 +174,14 @@ class DepthEstimator:
         checked = self._checked(spikes)
         try:
             with device_errors():
-                return self._to_metres(self._runtime(checked), output_size)
+                return self._to_metres(self._runtime(checked), output_size, focal_px)
         except DeviceLost as lost:
             self._go_to_cpu(lost)
-            return self._to_metres(self._runtime(checked), output_size)
+            return self._to_metres(self._runtime(checked), output_size, focal_px)
 
-    def measured(self, spikes: Spikes, output_size: tuple[int, int] | None = None) -> tuple[Depth, EnergyReport]:
+    def measured(
+        self, spikes: Spikes, output_size: tuple[int, int] | None = None, focal_px: float | None = None
+    ) -> tuple[Depth, EnergyReport]:
         """Estimates depth and measures, in the same pass, what the window cost; slower than a call.
 
         Returns:
@@ -183,11 +191,11 @@ class DepthEstimator:
         try:
             with device_errors():
                 log_depth, report = self._runtime.measured(checked)
-                return self._to_metres(log_depth, output_size), report
+                return self._to_metres(log_depth, output_size, focal_px), report
         except DeviceLost as lost:
             self._go_to_cpu(lost)
             log_depth, report = self._runtime.measured(checked)
-            return self._to_metres(log_depth, output_size), report
+            return self._to_metres(log_depth, output_size, focal_px), report
 
     def firing_rates(self, spikes: Spikes) -> dict[str, float]:
         """Share of ones in the input of each spiking layer, on this window; the first is that of the event bins."""
@@ -246,10 +254,14 @@ class DepthEstimator:
             raise ValueError(f"spikes hold the value {largest}, expected 0 and 1 only: clip counts before")
         return tensor
 
-    def _to_metres(self, log_depth: Tensor, output_size: tuple[int, int] | None) -> Depth:
+    def _to_metres(self, log_depth: Tensor, output_size: tuple[int, int] | None, focal_px: float | None) -> Depth:
+        height, width = log_depth.shape[-2:]
+        factor = depth_factor(self.card.focal_px, focal_px, (height, width), output_size)
         if output_size is not None and tuple(output_size) != tuple(log_depth.shape[-2:]):
             if min(output_size) < 1:
                 raise ValueError(f"output_size is {output_size}, expected (height, width) of at least 1")
             log_depth = functional.interpolate(log_depth, size=output_size, mode="bilinear", align_corners=False)
         metres = self.card.depth_range.to_metres(log_depth)
+        if factor != 1:
+            metres = metres * factor
         return to_host(metres[0, 0]).numpy()

@@ -97,6 +97,17 @@ def test_scale_invariant_by_hand():
     assert scale_invariant(residual, weight, 0.5).item() == pytest.approx(3 - 0.5 * 1.5**2)  # (3 + 9) / 4, mean 6 / 4
 
 
+def test_roots_are_of_each_frame_and_bend_nowhere():
+    residual = torch.zeros(2, 1, 1, 2)
+    residual[0] = 3.0  # a frame that is off by one factor, and one without error
+    residual.requires_grad_()
+    loss = scale_invariant(residual, torch.ones_like(residual), 0.0, root=True)
+    assert loss.item() == pytest.approx((3 + 0) / 2, abs=0.01), "not the root of the mean"
+    loss.backward()
+    assert torch.isfinite(residual.grad).all()
+    assert (residual.grad[0] > 0).all() and (residual.grad[1] == 0).all()
+
+
 def test_lambda_one_is_blind_to_scale_and_less_is_not():
     values = batch(dtype=torch.float64)
 
@@ -422,6 +433,7 @@ def test_projection_learns_to_read_the_teacher():
         ({"depth": NAN}, "'depth' is nan"),
         ({"depth": 0, "gradient": 0}, "every loss has weight 0"),
         ({"si_lambda": 2}, "'si_lambda'"),
+        ({"root": 1}, "'root'"),
         ({"gradient_scales": 0}, "'gradient_scales'"),
         ({"feature": 1}, "'pairs' is empty"),
         ({"feature": 1, "pairs": ["ab"]}, "'pairs' is"),

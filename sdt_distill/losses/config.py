@@ -27,6 +27,7 @@ class LossConfig:
         rate: weight of the firing-rate regulariser.
         si_lambda: share of the squared mean residual that is taken off, in [0, 1]. At 1 a common factor on the depth
             costs nothing, so nothing would teach the network metres.
+        root: take the square root of each frame's `depth`, as BTS does (arXiv 1907.10326).
         gradient_scales: scales of the gradient matching, each of half the resolution of the one before.
         pairs: student stage and teacher layer, by name, that `feature` and `similarity` compare.
         feature_mask: leave cells without events out of the feature loss too, as the similarity maps always do.
@@ -47,6 +48,7 @@ class LossConfig:
     proxy: float = 0.0
     rate: float = 0.0
     si_lambda: float = 0.5
+    root: bool = False
     gradient_scales: int = 4
     pairs: tuple[tuple[str, str], ...] = ()
     feature_mask: bool = False
@@ -66,6 +68,7 @@ class LossConfig:
             raise ValueError(f"every loss has weight 0: give one of {', '.join(WEIGHTS)} a weight above 0")
         _require(_is_number(self.si_lambda, 0, 1), "si_lambda", self.si_lambda, "a number from 0 to 1")
         _require(_is_count(self.gradient_scales), "gradient_scales", self.gradient_scales, "a whole number above 0")
+        _require(isinstance(self.root, bool), "root", self.root, "true or false")
         _require(isinstance(self.feature_mask, bool), "feature_mask", self.feature_mask, "true or false")
         _require(_is_number(self.min_events, 0), "min_events", self.min_events, "a number of at least 0")
         patches = self.similarity_patches

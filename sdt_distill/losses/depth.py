@@ -36,13 +36,17 @@ def log_residual(log_depth: Tensor, depth_m: Tensor, depth_range: DepthRange) ->
     return torch.where(valid, residual, 0.0), valid
 
 
-def scale_invariant(residual: Tensor, weight: Tensor, si_lambda: float) -> Tensor:
+_SMALLEST = 1e-4  # below a frame's root: the slope of a root at 0 is infinite
+
+
+def scale_invariant(residual: Tensor, weight: Tensor, si_lambda: float, root: bool = False) -> Tensor:
     """Scale-invariant log depth loss (Eigen et al., arXiv 1406.2283): mean of r^2 less lambda times mean(r)^2.
 
     Args:
         residual: ln(estimate / truth) [B, 1, H, W], finite everywhere.
         weight: weight of each pixel [B, 1, H, W], at least 0; 0 where truth is unknown.
         si_lambda: 0 for the plain mean square, 1 for the variance, which no common factor on the depth changes.
+        root: take each frame's square root, so that hopeless frames do not outweigh the others.
 
     Returns:
         The loss, a scalar.
@@ -52,7 +56,8 @@ def scale_invariant(residual: Tensor, weight: Tensor, si_lambda: float) -> Tenso
     total = weight.sum(1).clamp_min(torch.finfo(residual.dtype).tiny)
     square = (weight * residual.square()).sum(1) / total
     mean = (weight * residual).sum(1) / total
-    return (square - si_lambda * mean.square()).mean()
+    frames = square - si_lambda * mean.square()
+    return (frames + _SMALLEST).sqrt().mean() if root else frames.mean()
 
 
 def gradient_matching(residual: Tensor, valid: Tensor, scales: int) -> Tensor:

@@ -107,7 +107,7 @@ class DistillationLoss(nn.Module):
                 residual, valid = log_residual(log_depth, _full(depth_m), depth_range)
                 if config.depth:
                     weight = self._pixel_weights(_full(depth_m), valid, depth_range)
-                    parts["depth"] = scale_invariant(residual, weight, config.si_lambda)
+                    parts["depth"] = scale_invariant(residual, weight, config.si_lambda, config.root)
                 if config.gradient:
                     parts["gradient"] = gradient_matching(residual, valid, config.gradient_scales)
             if config.feature or config.similarity:

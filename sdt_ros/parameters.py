@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdt_ros.events.stream import DECODERS
 from sdt_ros.network import presets
+from sdt_ros.smoothing import USUAL_SMOOTHING_S
 
 if TYPE_CHECKING:
     from rcl_interfaces.msg import SetParametersResult
@@ -54,6 +55,9 @@ class NodeConfig:
         0.0,
         60_000.0,
         live=True,
+    )
+    smoothing_s: float = _parameter(
+        USUAL_SMOOTHING_S, "time constant over which depth is averaged [s]; 0: not", 0.0, 60.0, live=True
     )
     mask_hot_pixels: bool = _parameter(False, "leave pixels that never rest out of the windows", live=True)
     colormap_min_m: float = _parameter(1.0, "distance at the near end of ~/depth/color [m]", 0.01, 10_000.0, live=True)

@@ -25,6 +25,7 @@ from sdt_ros.parameters import NodeConfig
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.runtime.device import DeviceError, DeviceLost
 from sdt_ros.settle import settle
+from sdt_ros.smoothing import DepthSmoother
 
 if TYPE_CHECKING:
     from rclpy.lifecycle import LifecycleNode
@@ -129,6 +130,7 @@ class Pipeline:
         self._others = NotOffered()
         self._shedding = Shedding()
         self._hot = HotPixels()
+        self._smooth = DepthSmoother(self._config.smoothing_s)
         self._report: EnergyReport | None = None
         self.last_stats: Stats | None = None
         self.failure = ""
@@ -143,6 +145,8 @@ class Pipeline:
         if windows != self.stream.config:
             self.stream.reconfigure(windows)
         self._config = config
+        if self._smooth.time_constant_s != config.smoothing_s:
+            self._smooth = DepthSmoother(config.smoothing_s)
 
     def push(self, packet: EventPacket, received_ns: int) -> None:
         """Take the next packet, received at that time on the monotonic clock [ns]; undecoded while decoding is behind.
@@ -270,6 +274,7 @@ class Pipeline:
             depth, self._report = estimator.measured(window.spikes, stream.sensor_size, focal_px)
         else:
             depth = estimator(window.spikes, stream.sensor_size, focal_px)
+        depth = self._smooth(depth, window.stamp_ns)
         times.estimated_ns = time.monotonic_ns()
         took_ms = (times.estimated_ns - times.taken_ns) / 1e6
         self.network_ms += (took_ms - self.network_ms) * (0.2 if self.network_ms else 1.0)

@@ -36,7 +36,7 @@ RATE_HZ, MIN_EVENTS = 20.0, 100
 DEFAULTS = {entry.name: entry.default for entry in fields(NodeConfig) if entry.name != "autostart"}
 UNTRAINED = {
     **DEFAULTS, "allow_untrained": True, "preset": "sdt_tiny", "device": "cpu", "rates_every": 5,
-    "rate_hz": RATE_HZ, "min_events": MIN_EVENTS,
+    "rate_hz": RATE_HZ, "min_events": MIN_EVENTS, "smoothing_s": 0.0,
 }  # fmt: skip
 """Parameters of a small network on the CPU, as every test begins with them."""
 

@@ -29,6 +29,7 @@ from sdt_ros.evaluation.rectify import Rectifier
 from sdt_ros.events import PacketDecoder
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.simulation.patterns import EVENTS_TOPIC, INFO_TOPIC, START_NS
+from sdt_ros.smoothing import USUAL_SMOOTHING_S, DepthSmoother
 
 UNTRAINED = ("--untrained", "sdt_tiny", "--device", "cpu")
 
@@ -126,8 +127,9 @@ def test_schedule_node_scores_the_nearest_truth(bag: Path, tmp_path: Path):
     windows = list(spike_windows(bag, rate_hz=40.0, min_events=100))
     with np.load(tmp_path / "ramp.npz") as saved:
         assert saved["stamp"].tolist() == [window.stamp_ns for window in windows]
+        smooth = DepthSmoother(USUAL_SMOOTHING_S)  # as the node does
         for depth, window in zip(saved["depth"], windows, strict=True):
-            np.testing.assert_array_equal(depth, estimator(window.spikes))
+            np.testing.assert_array_equal(depth, smooth(estimator(window.spikes), window.stamp_ns))
     # Every other window has no truth within 12.5 ms, the others one at 2 ms.
     counts = content["counts"]
     assert counts["frames_scored"] == 18 and counts["depth_unmatched"] == counts["depth_images"] - 18 > 15
@@ -351,6 +353,9 @@ def test_recordings_are_scored_apart_with_probes_and_shown(tmp_path: Path, capsy
         (("--dataset", "mvsec"), 2, "--dataset mvsec needs --root DIR"),
         (("bag", "--samples", "3"), 2, "--samples is for data sets only"),
         (("--dataset", "mvsec", "--root", ".", "--schedule", "node"), 2, "--schedule node is for a bag only"),
+        (("--dataset", "mvsec", "--root", ".", "--smoothing-s", "1"), 2, "--smoothing-s is for a bag only"),
+        ((".", "--live", "--smoothing-s", "0"), 2, "--smoothing-s are not for it"),
+        ((".", "--smoothing-s", "-1"), 2, "--smoothing-s is -1"),
         (("--dataset", "mvsec", "--root", "EMPTY", *UNTRAINED), 1, "there is no recording of this layout"),
         (("--dataset", "mvsec", "--root", "EMPTY", "--split", "best", *UNTRAINED), 1, "EMPTY"),
     ],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sdt_ros.smoothing import USUAL_SMOOTHING_S, DepthSmoother
 from sdt_ros.weights import default_weights, weights_file
 
 DATASETS = ("dsec", "mvsec", "dense", "dense-spike", "bag", "simulation")
@@ -63,6 +65,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--probe-every", type=_positive, default=1, metavar="N", help="of --probes: every Nth window only (1)"
     )
+    parser.add_argument(
+        "--smoothing-s", type=float, metavar="S",
+        help="average depth over time as the node does by smoothing_s (0; with --schedule node the node's default, "
+        f"{USUAL_SMOOTHING_S:g})",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     live = parser.add_argument_group("of --live")
     live.add_argument("--node", default="/depth", metavar="NAME", help="full name of the depth node (/depth)")
@@ -101,14 +108,21 @@ def _wrong(args: argparse.Namespace) -> str:
         return "name either a bag, or a data set by --dataset and --root"
     if args.dataset is not None and args.root is None:
         return f"--dataset {args.dataset} needs --root DIR"
-    of_bags = {"--schedule node": args.schedule == "node", "--live": args.live}
+    of_bags = {
+        "--schedule node": args.schedule == "node", "--live": args.live, "--smoothing-s": bool(args.smoothing_s)
+    }  # fmt: skip
     of_datasets = {
         "--root": args.root is not None, "--split": args.split is not None, "--samples": args.samples is not None
     }  # fmt: skip
     for name in [name for name, given in (of_bags if args.dataset else of_datasets).items() if given]:
         return f"{name} is for {'a bag' if args.dataset else 'data sets'} only"
-    if args.live and (args.probes or args.save or args.weights or args.untrained):
-        return "--live scores what the node publishes: --probes, --save, --weights and --untrained are not for it"
+    if args.smoothing_s is not None and not 0 <= args.smoothing_s < math.inf:
+        return f"--smoothing-s is {args.smoothing_s:g}, expected a finite number of at least 0"
+    if args.live and (args.probes or args.save or args.weights or args.untrained or args.smoothing_s is not None):
+        return (
+            "--live scores what the node publishes: --probes, --save, --weights, --untrained and --smoothing-s are not "
+            "for it"
+        )
     return ""
 
 
@@ -131,7 +145,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         pictures = args.report is not None
         scorer = stack.enter_context(Scorer(protocol, source.where, args.save is not None, pictures))
         network = EstimatorNetwork(estimator)
-        work = run_windows(source, network, scorer, args.probe_every if args.probes else 0, network.measured)
+        probe_every = args.probe_every if args.probes else 0
+        smooth = DepthSmoother(_smoothing_s(args))
+        work = run_windows(source, network, scorer, probe_every, network.measured, smooth)
         scores = scorer.finish()
         settings = {
             **settings,
@@ -139,6 +155,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             "protocol": protocol_settings(protocol),
             "window_ms": estimator.window_ms,
             "bins": estimator.bins,
+            "smoothing_s": smooth.time_constant_s,
             "probe_every": args.probe_every if args.probes else None,
             "weights": str(args.weights or "packaged") if args.untrained is None else None,
         }
@@ -152,6 +169,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         for path in saved:
             print(f"depth: {path}")
     return content
+
+
+def _smoothing_s(args: argparse.Namespace) -> float:
+    if args.smoothing_s is not None:
+        return float(args.smoothing_s)
+    return USUAL_SMOOTHING_S if args.schedule == "node" else 0.0
 
 
 def _of_bag(args: argparse.Namespace, estimator: Any, protocol: Any, stack: ExitStack) -> tuple[Any, dict[str, Any]]:

@@ -16,6 +16,7 @@ from sdt_ros.evaluation.source import Source
 from sdt_ros.evaluation.truth import onto
 from sdt_ros.network import EnergyReport
 from sdt_ros.runtime import DepthEstimator
+from sdt_ros.smoothing import DepthSmoother
 
 MEASURE_EVERY = 25  # windows; counting spikes layer by layer takes its time
 
@@ -104,6 +105,7 @@ def evaluate(
     scorer: Scorer,
     probe_every: int = 0,
     measure: Measure | None = None,
+    smooth: DepthSmoother | None = None,
 ) -> Work:
     """Show a network all windows of a source and score what it makes of them.
 
@@ -113,6 +115,7 @@ def evaluate(
         scorer: takes the depth.
         probe_every: show spoilt input of every so many windows with a truth too; 0 for none.
         measure: the network with its firing rates and energy, used for some of the windows.
+        smooth: holds depth over time as the node does; for windows that follow each other.
 
     Raises:
         EvaluationError: no window has a truth, or truth and sensor show different views.
@@ -140,6 +143,8 @@ def evaluate(
             work.activity.add(report)
         else:
             depth = timed(window.spikes, window.focal_px)
+        if smooth is not None:
+            depth = smooth(depth, window.stamp_ns)
         work.windows += 1
         probed = {}
         if probe_every and window.truth is not None and with_truth % probe_every == 0:

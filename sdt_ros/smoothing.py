@@ -1,0 +1,58 @@
+"""Depth held over time, so that it does not flicker from window to window.
+
+Each window is a guess of its own, and guesses differ more than scenes do. Their exponential mean over a tenth of a
+second changes half as much and is no further off; docs/lab_notebook.md has the figures. Inverse depth is averaged:
+where two windows disagree, the nearer one counts more.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+USUAL_SMOOTHING_S = 0.1
+"""The node's time constant [s]."""
+
+
+class DepthSmoother:
+    """Exponential mean of inverse depth over the windows of one camera.
+
+    Args:
+        time_constant_s: after so long a window's share has fallen to 1/e [s]; 0 leaves depth as it is.
+
+    Raises:
+        ValueError: the time constant is negative or no number.
+    """
+
+    def __init__(self, time_constant_s: float) -> None:
+        if not 0 <= time_constant_s < math.inf:
+            raise ValueError(f"time_constant_s is {time_constant_s}, expected a finite number of at least 0")
+        self.time_constant_s = time_constant_s
+        self._stamp_ns = 0
+        self._inverse: NDArray[np.float32] | None = None
+
+    def __call__(self, depth: NDArray[np.float32], stamp_ns: int) -> NDArray[np.float32]:
+        """The mean up to a window.
+
+        It starts anew where the size changes or time goes back, and so it does for a pixel that was NaN.
+
+        Args:
+            depth: of the window, float32 [H, W] metres; NaN where unknown.
+            stamp_ns: its stamp [ns].
+
+        Returns:
+            float32 [H, W] metres, NaN where this window's depth is.
+        """
+        if not self.time_constant_s:
+            self._inverse = None
+            return depth
+        inverse = np.reciprocal(depth)
+        before, passed_s = self._inverse, (stamp_ns - self._stamp_ns) / 1e9
+        self._inverse, self._stamp_ns = inverse, stamp_ns
+        if before is None or before.shape != inverse.shape or passed_s <= 0:
+            return depth
+        kept = np.float32(math.exp(-passed_s / self.time_constant_s))
+        np.add(inverse, kept * (before - inverse), out=inverse, where=~np.isnan(before))
+        return np.reciprocal(inverse)

@@ -1,0 +1,69 @@
+"""Depth held over time: by hand, and what starts it anew."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sdt_ros.smoothing import DepthSmoother
+
+SECOND = 1_000_000_000
+
+
+def flat(metres: float, shape: tuple[int, int] = (2, 3)) -> np.ndarray:
+    return np.full(shape, metres, np.float32)
+
+
+def test_inverse_depth_is_averaged_over_the_time_that_has_passed() -> None:
+    smooth = DepthSmoother(0.1)
+    np.testing.assert_array_equal(smooth(flat(4.0), 5 * SECOND), flat(4.0))
+    kept = math.exp(-0.5)
+    expected = 1 / (kept / 4 + (1 - kept) / 1)
+    np.testing.assert_allclose(smooth(flat(1.0), 5 * SECOND + SECOND // 20), flat(expected), rtol=1e-6)
+    # After ten time constants nothing of it is left.
+    np.testing.assert_allclose(smooth(flat(2.0), 7 * SECOND), flat(2.0), rtol=1e-4)
+
+
+def test_one_long_step_is_as_good_as_two_short_ones() -> None:
+    one, two = DepthSmoother(0.2), DepthSmoother(0.2)
+    one(flat(8.0), 0), two(flat(8.0), 0)
+    two(flat(2.0), SECOND // 20)
+    np.testing.assert_allclose(one(flat(2.0), SECOND // 10), two(flat(2.0), SECOND // 10), rtol=1e-6)
+
+
+def test_nothing_known_is_nothing_told_and_leaves_no_trace() -> None:
+    smooth = DepthSmoother(0.1)
+    gap = flat(4.0)
+    gap[0, 0] = np.nan
+    smooth(gap, SECOND)
+    after = smooth(flat(2.0), SECOND + SECOND // 20)
+    assert after[0, 0] == 2.0 and 2.0 < after[0, 1] < 4.0
+    assert np.isnan(smooth(gap, SECOND + SECOND // 10)[0, 0])
+
+
+@pytest.mark.parametrize("shape, stamp_ns", [((3, 3), 2 * SECOND), ((2, 3), SECOND), ((2, 3), 0)])
+def test_another_size_and_time_that_stands_or_goes_back_start_anew(shape: tuple[int, int], stamp_ns: int) -> None:
+    smooth = DepthSmoother(10.0)
+    smooth(flat(4.0), SECOND)
+    np.testing.assert_array_equal(smooth(flat(2.0, shape), stamp_ns), flat(2.0, shape))
+
+
+def test_without_a_time_constant_depth_is_the_windows_own() -> None:
+    smooth = DepthSmoother(0.0)
+    depth = flat(4.0)
+    assert smooth(depth, 0) is depth
+    assert smooth(flat(2.0), SECOND)[0, 0] == 2.0
+
+
+def test_the_windows_own_depth_is_left_as_it_was() -> None:
+    smooth = DepthSmoother(1.0)
+    smooth(flat(4.0), 0)
+    depth = flat(2.0)
+    smooth(depth, SECOND // 20)
+    np.testing.assert_array_equal(depth, flat(2.0))
+
+
+@pytest.mark.parametrize("time_constant_s", [-0.1, math.nan, math.inf])
+def test_what_is_no_time_is_refused(time_constant_s: float) -> None:
+    with pytest.raises(ValueError, match="time_constant_s"):
+        DepthSmoother(time_constant_s)

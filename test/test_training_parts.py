@@ -347,6 +347,18 @@ def test_a_state_of_another_network_is_refused(banks, tmp_path):
         Trainer(smoke(banks, "network.embed_dim=16"), tmp_path)
 
 
+def test_a_state_of_an_earlier_version_lacks_keys_that_came_later(banks, tmp_path):
+    Trainer(smoke(banks, "run.steps=2"), tmp_path).run(progress=False)
+    tensors, values = load_state(tmp_path / "state.safetensors")
+    del values["identity"]["loss"]["root"]
+    save_state(tmp_path / "state.safetensors", tensors, values)
+    assert Trainer(smoke(banks, "run.steps=3"), tmp_path).step == 2
+    values["identity"]["loss"]["nonsense"] = 1
+    save_state(tmp_path / "state.safetensors", tensors, values)
+    with pytest.raises(StateError, match="another run: its loss is"):
+        Trainer(smoke(banks, "run.steps=3"), tmp_path)
+
+
 def test_a_run_starts_from_the_weights_of_another(banks, tmp_path):
     first = Trainer(smoke(banks, "run.steps=1"), tmp_path / "first")
     first.run(progress=False)

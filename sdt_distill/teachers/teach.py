@@ -30,7 +30,7 @@ from sdt_distill.training.optimise import (
     restore_optimiser,
 )
 from sdt_distill.training.state import StateError, below, load_state, part, save_state
-from sdt_distill.training.tree import from_plain, override, to_plain
+from sdt_distill.training.tree import from_plain, override, same, to_plain
 from sdt_ros.evaluation.metrics import average, frame_metrics
 from sdt_ros.runtime.device import resolve_device
 from sdt_ros.text_files import TextFileError, read_yaml
@@ -245,6 +245,10 @@ def _identity(config: TeachConfig) -> dict[str, Any]:
     return {key: plain[key] for key in ("frame", "loss", "seed", "batch", "steps", "optimiser")}
 
 
+def _same_loss(key: str, stored: dict[str, Any], config: TeachConfig) -> bool:
+    return key == "loss" and same(stored.get(key), config.loss)
+
+
 def _save(
     path: Path, config: TeachConfig, step: int, network: FrameNetwork, averaged: AveragedNetwork,
     optimiser: torch.optim.Optimizer,
@@ -264,8 +268,8 @@ def _restore(
     if not path.is_file():
         return 0
     tensors, values = load_state(path)
-    own = _identity(config)
-    if different := [key for key in own if values.get("identity", {}).get(key) != own[key]]:
+    own, stored = _identity(config), values.get("identity", {})
+    if different := [key for key in own if stored.get(key) != own[key] and not _same_loss(key, stored, config)]:
         raise StateError(f"{path} is the state of another run: its {different[0]} differs from the config's. "
                          "Choose another --out, or delete the folder to start over")  # fmt: skip
     network.load_state_dict(part(tensors, "network"))

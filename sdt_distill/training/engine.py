@@ -32,7 +32,7 @@ from .pictures import example_picture
 from .state import StateError, below, load_state, part, save_state
 from .summary import write_summary
 from .taps import Taps, recompute_in_backward
-from .tree import to_plain
+from .tree import same, to_plain
 from .validate import Scores, Validator
 
 _log = logging.getLogger(__name__)
@@ -417,11 +417,15 @@ class Trainer:
             return
         tensors, values = load_state(path)
         own = to_plain(self._identity())
-        if different := [key for key in own if values["identity"].get(key) != own[key]]:
+        stored = values["identity"]
+        different = [key for key in own if stored.get(key) != own[key]]
+        if "loss" in different and same(stored.get("loss"), self.config.loss):
+            different.remove("loss")
+        if different:
             key = different[0]
             raise StateError(
-                f"{path} is the state of another run: its {key} is {values['identity'].get(key)}, the config's is "
-                f"{own[key]}. Choose another --out, or delete the folder to start over"
+                f"{path} is the state of another run: its {key} is {stored.get(key)}, the config's is {own[key]}. "
+                "Choose another --out, or delete the folder to start over"
             )
         self.network.load_state_dict(part(tensors, "network"))
         self.average.network.load_state_dict(part(tensors, "average"))

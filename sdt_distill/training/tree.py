@@ -66,6 +66,14 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def same(stored: Any, config: Any) -> bool:
+    """Whether plain values, written perhaps by an earlier version, are those of a config: missing keys are defaults."""
+    try:
+        return bool(to_plain(from_plain(type(config), stored)) == to_plain(config))
+    except ConfigError:
+        return False
+
+
 def override(values: dict[str, Any], setting: str) -> None:
     """Apply one `key=value` with a dotted key to plain values, in place; list entries are named by their number.
 

@@ -8,9 +8,8 @@ import torch
 
 from sdt_ros.parameters import NodeConfig
 from sdt_ros.runtime import DepthEstimator
+from sdt_ros.runtime.thread_count import ALL_THREADS
 from sdt_ros.weights import default_weights, weights_file
-
-_DEFAULT_THREADS = torch.get_num_threads()
 
 
 def load_estimator(config: NodeConfig, on_notice: Callable[[str], None]) -> DepthEstimator:
@@ -25,7 +24,7 @@ def load_estimator(config: NodeConfig, on_notice: Callable[[str], None]) -> Dept
         DeviceError: the GPU asked for is not there.
         ValueError: there are no weights and untrained ones are not allowed, or bins are not the network's.
     """
-    torch.set_num_threads(config.threads or _DEFAULT_THREADS)
+    torch.set_num_threads(config.threads or ALL_THREADS)
     packaged = None if config.allow_untrained else default_weights()  # who allows untrained weights asks for the preset
     weights = weights_file(config.weights) if config.weights else packaged
     if weights is not None:

@@ -40,7 +40,7 @@ class NodeConfig:
     on_device_error: str = _parameter(
         "cpu", "when the GPU is lost or out of memory: cpu goes on there, stop ends the node", choices=("cpu", "stop")
     )
-    threads: int = _parameter(0, "CPU threads of the network; 0: torch's choice", 0, 256)
+    threads: int = _parameter(0, "CPU threads of the network; 0: the fewest that keep up with rate_hz", 0, 256)
     window_ms: float = _parameter(0.0, "length of a window [ms]; 0: as trained", 0.0, 10_000.0)
     bins: int = _parameter(0, "time bins of a window; 0: as trained", 0, 64)
     rate_hz: float = _parameter(20.0, "depth images per second of sensor time [Hz]", 0.1, 1000.0, live=True)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from std_msgs.msg import Header
 
 from sdt_ros.calibration import CalibrationSource
@@ -24,6 +25,7 @@ from sdt_ros.outputs import NotOffered, Outputs, Totals, WindowTimes, add_rates,
 from sdt_ros.parameters import NodeConfig
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.runtime.device import DeviceError, DeviceLost
+from sdt_ros.runtime.thread_count import ALL_THREADS
 from sdt_ros.settle import settle
 from sdt_ros.smoothing import DepthSmoother
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from rclpy.lifecycle import LifecycleNode
 
 WARM_UP_SIZE = (260, 346)  # of the sensor, until the first packet tells it
+_SHARE_OF_PERIOD = 0.7  # that the network may take; the rest is for what the machine does besides
 
 
 class Pipeline:
@@ -87,10 +90,11 @@ class Pipeline:
     def _load(self) -> DepthEstimator:
         estimator = load_estimator(self._config, self._notice)
         scale = estimator.card.input_scale
-        self._warmed_size = tuple(max(1, round(side * scale)) for side in self._likely_size)
+        height, width = (max(1, round(side * scale)) for side in self._likely_size)
+        self._warmed_size = height, width
         self._is_warming = False
         try:
-            estimator.warm_up(*self._warmed_size)
+            estimator.warm_up(*self._warmed_size, budget_ms=self._budget_ms())
         except DeviceLost as error:
             if self._config.on_device_error == "stop":
                 raise
@@ -214,10 +218,22 @@ class Pipeline:
 
     # --- in the inference thread --------------------------------------------------------------------------------------
 
+    def _budget_ms(self) -> float | None:
+        """What the network may take for a window, where the number of its threads is ours to choose."""
+        return None if self._config.threads else _SHARE_OF_PERIOD * 1000.0 / self._config.rate_hz
+
+    def _keep_up(self) -> None:
+        """Take more threads where windows take longer than their period, and the number is ours to choose."""
+        threads = torch.get_num_threads()
+        if self._config.threads or threads >= ALL_THREADS or self.network_ms < 1000.0 / self._config.rate_hz:
+            return
+        torch.set_num_threads(min(2 * threads, ALL_THREADS))
+        self.network_ms = 0.0  # of other threads
+
     def _warm_up(self) -> None:
         size = self._warmed_size
         try:
-            self.estimator.warm_up(*size)
+            self.estimator.warm_up(*size, budget_ms=self._budget_ms())
         except DeviceError as error:
             self._leave_device(error)
         except Exception as error:
@@ -252,7 +268,7 @@ class Pipeline:
         self._logger.error(f"the device is lost: {error}; going on with the CPU")
         try:
             estimator = load_estimator(dataclasses.replace(self._config, device="cpu"), self._notice)
-            estimator.warm_up(*self._warmed_size)
+            estimator.warm_up(*self._warmed_size, budget_ms=self._budget_ms())
         except Exception as another:
             self.fatal = f"the device is lost: {error}; the CPU cannot go on: {another}"
             self._logger.fatal(self.fatal)
@@ -278,6 +294,7 @@ class Pipeline:
         times.estimated_ns = time.monotonic_ns()
         took_ms = (times.estimated_ns - times.taken_ns) / 1e6
         self.network_ms += (took_ms - self.network_ms) * (0.2 if self.network_ms else 1.0)
+        self._keep_up()
         header = Header(frame_id=config.frame_id or window.frame_id)
         header.stamp.sec, header.stamp.nanosec = divmod(window.stamp_ns, 1_000_000_000)
         published = outputs.depth(header, depth, calibration)

@@ -24,6 +24,7 @@ from sdt_ros.network.lens import depth_factor
 from sdt_ros.runtime.choose import check_runtime, open_runtime
 from sdt_ros.runtime.device import DeviceLost, device_errors, resolve_device
 from sdt_ros.runtime.gpu.accelerator import to_host
+from sdt_ros.runtime.thread_count import ALL_THREADS, fewest_threads
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class DepthEstimator:
         if on_device_error not in ON_DEVICE_ERROR:
             raise ValueError(f"on_device_error is {on_device_error!r}, expected one of {', '.join(ON_DEVICE_ERROR)}")
         chosen, self._reason = resolve_device(device)
+        self._device = chosen
         self.card = card
         self.device_failure = ""
         may_move = on_device_error == "cpu" and chosen.type != "cpu"
@@ -207,13 +209,21 @@ class DepthEstimator:
         assert energy is not None  # a measured report has all energies
         return energy
 
-    def warm_up(self, height: int, width: int) -> None:
-        """Runs once at a resolution, so that the first real window does not pay for allocation and choice of kernels.
+    def warm_up(self, height: int, width: int, budget_ms: float | None = None) -> None:
+        """Runs at a resolution, so that the first real window does not pay for allocation and choice of kernels.
 
         A network that answers synthetic events with one constant depth is broken; that is logged as a warning.
+
+        Args:
+            height: rows of the windows [px].
+            width: columns of the windows [px].
+            budget_ms: on the CPU, leave torch in this thread the fewest threads with which a window is done in so
+                long; None leaves the number as it is.
         """
         spikes = synthetic_events(self.bins, height, width, self.card.network.polarities)[0]
         depth = self(spikes)
+        if budget_ms is not None and self._device.type == "cpu":
+            fewest_threads(lambda: self(spikes), budget_ms, ALL_THREADS)
         if not np.ptp(depth) > 0:  # true for NaN too
             _log.warning("depth is %s m everywhere on synthetic events: the weights are broken", depth.flat[0])
 
@@ -233,7 +243,8 @@ class DepthEstimator:
             self._dead = getattr(self, "_runtime", None)
         self.device_failure = str(lost)
         _log.warning("going on on the CPU, slower: %s", self.device_failure)
-        self._runtime, self._why = open_runtime(network, "auto", torch.device("cpu"))
+        self._device = torch.device("cpu")
+        self._runtime, self._why = open_runtime(network, "auto", self._device)
         self._reason = f"FELL BACK: {self.device_failure}"
 
     def _checked(self, spikes: Spikes) -> Tensor:

@@ -145,6 +145,7 @@ class Health:
         rejection: why the last rejected packet was.
         failure: how the network last failed on a window.
         device_lost: why the network had to leave its device; empty where it did not.
+        fallback: why the network is not run as it should be here; empty where it is.
         latency_ms: of the last depth image.
         network_ms: what the network takes for a window.
         period_ms: time from window to window.
@@ -173,6 +174,7 @@ class Health:
     rejection: str = ""
     failure: str = ""
     device_lost: str = ""
+    fallback: str = ""
     latency_ms: float = 0.0
     network_ms: float = 0.0
     period_ms: float = 0.0
@@ -295,6 +297,8 @@ def _warnings(health: Health) -> list[str]:
             found.append(f"{health.rivals} more publish on {health.depth_topic}: give each node a namespace")
     if health.device_lost:
         found.append(f"the device is lost, the network runs on the CPU: {health.device_lost}")
+    if health.fallback:
+        found.append(f"the network runs slower than it could: {health.fallback}")
     if health.untrained:
         found.append("UNTRAINED WEIGHTS: the depth has no meaning")
     return found

@@ -28,9 +28,11 @@ def load_estimator(config: NodeConfig, on_notice: Callable[[str], None]) -> Dept
     packaged = None if config.allow_untrained else default_weights()  # who allows untrained weights asks for the preset
     weights = weights_file(config.weights) if config.weights else packaged
     if weights is not None:
-        estimator = DepthEstimator.from_checkpoint(weights, config.device, bins=config.bins or None)
+        estimator = DepthEstimator.from_checkpoint(
+            weights, config.device, bins=config.bins or None, runtime=config.runtime
+        )
     elif config.allow_untrained:
-        estimator = DepthEstimator.untrained(config.preset, config.device)
+        estimator = DepthEstimator.untrained(config.preset, config.device, runtime=config.runtime)
     else:
         raise ValueError("there are no weights: set weights to a checkpoint, or try without by allow_untrained:=true")
     if estimator.is_untrained and not config.allow_untrained:

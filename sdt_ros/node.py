@@ -272,6 +272,7 @@ class DepthNode(LifecycleNode):
             rejection=self._rejection,
             failure=pipeline.failure,
             device_lost=pipeline.device_lost,
+            fallback=pipeline.estimator.fallback,
             latency_ms=0.0 if stats is None else stats.latency_ms,
             network_ms=pipeline.network_ms,
             period_ms=1000.0 / config.rate_hz,

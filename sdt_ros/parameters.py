@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdt_ros.events.stream import DECODERS
 from sdt_ros.network import presets
+from sdt_ros.runtime.choose import RUNTIMES
 from sdt_ros.smoothing import USUAL_SMOOTHING_S
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class NodeConfig:
     allow_untrained: bool = _parameter(False, "random weights of preset where weights is empty: no depth")
     preset: str = _parameter("sdt_tiny", "network used while untrained", choices=tuple(presets))
     device: str = _parameter("auto", "auto, cpu, cuda or cuda:N")
+    runtime: str = _parameter("auto", "how the network is run; auto: the fastest of the device", choices=RUNTIMES)
     on_device_error: str = _parameter(
         "cpu", "when the GPU is lost or out of memory: cpu goes on there, stop ends the node", choices=("cpu", "stop")
     )

@@ -267,7 +267,7 @@ class Pipeline:
             return
         self._logger.error(f"the device is lost: {error}; going on with the CPU")
         try:
-            estimator = load_estimator(dataclasses.replace(self._config, device="cpu"), self._notice)
+            estimator = load_estimator(dataclasses.replace(self._config, device="cpu", runtime="auto"), self._notice)
             estimator.warm_up(*self._warmed_size, budget_ms=self._budget_ms())
         except Exception as another:
             self.fatal = f"the device is lost: {error}; the CPU cannot go on: {another}"

@@ -354,7 +354,7 @@ def test_recordings_are_scored_apart_with_probes_and_shown(tmp_path: Path, capsy
         (("bag", "--samples", "3"), 2, "--samples is for data sets only"),
         (("--dataset", "mvsec", "--root", ".", "--schedule", "node"), 2, "--schedule node is for a bag only"),
         (("--dataset", "mvsec", "--root", ".", "--smoothing-s", "1"), 2, "--smoothing-s is for a bag only"),
-        ((".", "--live", "--smoothing-s", "0"), 2, "--smoothing-s are not for it"),
+        ((".", "--live", "--smoothing-s", "0"), 2, "--smoothing-s is not for it"),
         ((".", "--smoothing-s", "-1"), 2, "--smoothing-s is -1"),
         (("--dataset", "mvsec", "--root", "EMPTY", *UNTRAINED), 1, "there is no recording of this layout"),
         (("--dataset", "mvsec", "--root", "EMPTY", "--split", "best", *UNTRAINED), 1, "EMPTY"),

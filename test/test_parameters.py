@@ -23,6 +23,7 @@ def other_value(name: str, value: object) -> object:
         "preset": "sdt",
         "decoder": "event_camera_py",
         "on_device_error": "stop",
+        "runtime": "eager",
         "rate_hz": 21.0,
         "window_ms": 40.0,
     }

@@ -200,8 +200,10 @@ def test_the_choice_follows_the_cpu_and_is_told(
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr("sdt_ros.runtime.spike_conv.Int8Conv2d.__init__", broken)
-    described = DepthEstimator(network(), Card(CONFIG), "cpu").describe()
-    assert "float32" in described and "FELL BACK" in described and "no such operator" in caplog.text
+    assert not DepthEstimator(network(), Card(CONFIG), "cpu", runtime="eager").fallback
+    fallen = DepthEstimator(network(), Card(CONFIG), "cpu")
+    assert "float32" in fallen.describe() and "no such operator" in caplog.text
+    assert "no int8 convolutions" in fallen.fallback and fallen.fallback in fallen.describe()
     with pytest.raises(DeviceError, match="no such operator"):
         DepthEstimator(network(), Card(CONFIG), "cpu", runtime="cpu_int8")
     with pytest.raises(DeviceError, match="expected one of auto, eager, cpu, cpu_int8"):

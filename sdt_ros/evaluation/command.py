@@ -71,6 +71,7 @@ def add_parser(subparsers: Any) -> None:
         f"{USUAL_SMOOTHING_S:g})",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--runtime", default="auto", help="auto, eager, cpu, cpu_int8, cuda or cuda_torch (auto)")
     live = parser.add_argument_group("of --live")
     live.add_argument("--node", default="/depth", metavar="NAME", help="full name of the depth node (/depth)")
     live.add_argument("--late-ms", type=float, metavar="MS", help="a latency above is late (the replay's period)")
@@ -118,11 +119,12 @@ def _wrong(args: argparse.Namespace) -> str:
         return f"{name} is for {'a bag' if args.dataset else 'data sets'} only"
     if args.smoothing_s is not None and not 0 <= args.smoothing_s < math.inf:
         return f"--smoothing-s is {args.smoothing_s:g}, expected a finite number of at least 0"
-    if args.live and (args.probes or args.save or args.weights or args.untrained or args.smoothing_s is not None):
-        return (
-            "--live scores what the node publishes: --probes, --save, --weights, --untrained and --smoothing-s are not "
-            "for it"
-        )
+    of_network = {
+        "--probes": args.probes, "--save": args.save, "--weights": args.weights, "--untrained": args.untrained,
+        "--smoothing-s": args.smoothing_s is not None, "--runtime": args.runtime != "auto",
+    }  # fmt: skip
+    for name in [name for name, given in of_network.items() if given and args.live]:
+        return f"--live scores what the node publishes: {name} is not for it"
     return ""
 
 
@@ -290,11 +292,11 @@ def estimator_of(args: argparse.Namespace) -> Any:
     from sdt_ros.runtime import DepthEstimator
 
     if args.untrained is not None:
-        return DepthEstimator.untrained(args.untrained, args.device)
+        return DepthEstimator.untrained(args.untrained, args.device, runtime=args.runtime)
     weights = args.weights or default_weights()
     if weights is None:
         raise ValueError("there are no weights: name a checkpoint by --weights, or try without by --untrained sdt_tiny")
-    return DepthEstimator.from_checkpoint(weights, args.device)
+    return DepthEstimator.from_checkpoint(weights, args.device, runtime=args.runtime)
 
 
 def _positive(text: str) -> int:

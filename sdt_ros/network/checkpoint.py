@@ -195,7 +195,7 @@ def _halved(tensor: Tensor) -> Tensor:
 def _weights_path(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: a checkpoint is named by its .safetensors file")
+        raise CheckpointError(f"{path}: a checkpoint is named by its .safetensors file, a packaged one by its name")
     return path
 
 

@@ -19,6 +19,8 @@ from sdt_ros.runtime.eager import EagerRuntime
 
 _log = logging.getLogger(__name__)
 
+FELL_BACK = "FELL BACK"
+"""In the reason of a runtime that is not the one that it should be."""
 RUNTIMES = ("auto", "eager", "cpu", "cpu_int8", "cuda", "cuda_torch")
 _DOT_PRODUCTS = ("avx512_vnni", "avx_vnni")  # as Linux names them
 
@@ -86,7 +88,7 @@ def _best(network: SpikingDepthTransformer, device: torch.device) -> tuple[Runti
         return CpuRuntime(network, int8=True), f"auto, the CPU has {found[0]}"
     except (RuntimeError, AttributeError) as error:  # a torch without this convolution
         _log.warning("int8 convolutions do not work here, running in float32, slower: %s", error)
-        return CpuRuntime(spare, int8=False), f"auto, FELL BACK: no int8 convolutions in torch {torch.__version__}"
+        return CpuRuntime(spare, int8=False), f"auto, {FELL_BACK}: no int8 convolutions in torch {torch.__version__}"
 
 
 def _gpu_runtime(network: SpikingDepthTransformer, name: str, device: torch.device) -> Runtime:
@@ -115,5 +117,5 @@ def _best_of_gpu(network: SpikingDepthTransformer, device: torch.device) -> tupl
             return CudaRuntime(network, device, triton=name == "cuda"), f"auto, {why}"
         except Exception as error:  # compilers raise whatever they like; without memory the next one fails alike
             _log.warning("runtime %s does not work here, trying a slower one: %s", name, error)
-            why, network = f"FELL BACK: {name} failed with {type(error).__name__}", spare
+            why, network = f"{FELL_BACK}: {name} failed with {type(error).__name__}", spare
     return EagerRuntime(network, device), f"auto, {why}"

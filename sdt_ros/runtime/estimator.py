@@ -21,7 +21,7 @@ from sdt_ros.network import (
     synthetic_events,
 )
 from sdt_ros.network.lens import depth_factor
-from sdt_ros.runtime.choose import check_runtime, open_runtime
+from sdt_ros.runtime.choose import FELL_BACK, check_runtime, open_runtime
 from sdt_ros.runtime.device import DeviceLost, device_errors, resolve_device
 from sdt_ros.runtime.gpu.accelerator import to_host
 from sdt_ros.runtime.thread_count import ALL_THREADS, fewest_threads
@@ -227,6 +227,11 @@ class DepthEstimator:
         if not np.ptp(depth) > 0:  # true for NaN too
             _log.warning("depth is %s m everywhere on synthetic events: the weights are broken", depth.flat[0])
 
+    @property
+    def fallback(self) -> str:
+        """Why the runtime is not the one that it should be here; empty where it is."""
+        return self._why if FELL_BACK in self._why else ""
+
     def describe(self) -> str:
         """Weights and runtime in one line, and why this device and this runtime."""
         size = self.card.preset or "own network"
@@ -245,7 +250,7 @@ class DepthEstimator:
         _log.warning("going on on the CPU, slower: %s", self.device_failure)
         self._device = torch.device("cpu")
         self._runtime, self._why = open_runtime(network, "auto", self._device)
-        self._reason = f"FELL BACK: {self.device_failure}"
+        self._reason = f"{FELL_BACK}: {self.device_failure}"
 
     def _checked(self, spikes: Spikes) -> Tensor:
         if isinstance(spikes, np.ndarray):

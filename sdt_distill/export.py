@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sdt_ros.evaluation.score import CONSTANT, MAP, PREDICTION
+from sdt_ros.text_files import TextFileError, read_json
 
+_MOST_BYTES = 64 << 20  # of figures: they hold every frame
 LIMIT_MB = 20.0  # of a file that goes into the repository
 METRICS = ("abs_rel", "rmse_log", "silog", "rmse", "delta1", "mean_abs_error")
 _SHORT = ("abs_rel", "rmse_log", "delta1")
@@ -178,9 +179,9 @@ def _rounded(value: Any) -> Any:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no JSON: {error}") from error
+        content = read_json(path, _MOST_BYTES)
+    except TextFileError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(content, dict) or "weights_sha256" not in content.get("settings", {}):
         raise ValueError(f"{path}: not written by sdt-distill eval --json")
     return content

@@ -72,9 +72,9 @@ def parse_json(text: str) -> Any:
         raise TextFileError("nested too deep") from None
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
     """The plain value in a JSON file; see `read_text` and `parse_json` for what is raised."""
-    return parse_json(read_text(path))
+    return parse_json(read_text(path, most_bytes))
 
 
 class _Loader(yaml.SafeLoader):

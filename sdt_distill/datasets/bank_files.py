@@ -26,12 +26,15 @@ from typing import Any
 
 import numpy as np
 
+from sdt_ros.text_files import TextFileError, read_json
+
 from .errors import DatasetError, broken
 from .sample import Sample
 
 FORMAT, VERSION = "sdt-bank", 1
 MANIFEST = "bank.json"
 _SHARD = "shard.json"
+_MOST_BYTES = 64 << 20  # of a manifest: it lists every shard
 _KIND = "simulation"  # the data set's name in messages
 
 _LEAST_M, _MOST_M = 1e-2, 1e6
@@ -217,8 +220,8 @@ def find_banks(root: Path) -> list[Path]:
 
 def _json(path: Path, what: str, fix: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+        content = read_json(path, _MOST_BYTES)
+    except (OSError, TextFileError) as error:
         raise broken(_KIND, path, f"{what} cannot be read ({error})", fix) from None
     if not isinstance(content, dict):
         raise broken(_KIND, path, f"{what} holds no keys", fix)

@@ -24,10 +24,12 @@ import torch
 from torch import Tensor
 
 from sdt_distill.teachers.base import DepthKind, Teacher, TeacherError, TeacherOutput
+from sdt_ros.text_files import read_json
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+_MOST_BYTES = 256 << 20  # of an index: it names every frame
 STALE_SECONDS = 3600.0  # a half-written file of that age belongs to no running process
 
 
@@ -236,7 +238,7 @@ class CachedTeacher:
         self._seen.add(path.name)
         data = path.with_suffix(".bin")
         try:
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = read_json(path, _MOST_BYTES)
             if index["format"] != FORMAT or index["teacher"]["key"] != self.key:
                 raise ValueError("it is another teacher's, or of another version")
             shapes = tuple((name, tuple(shape)) for name, shape in index["layers"].items())

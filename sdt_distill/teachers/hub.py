@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from sdt_distill.teachers.base import TeacherError
+from sdt_ros import text_files
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -69,8 +69,8 @@ def read_json(path: Path) -> dict[str, Any]:
         TeacherError: it is none.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = text_files.read_json(path)
+    except (OSError, text_files.TextFileError) as error:
         raise TeacherError(f"{path}: cannot be read as JSON: {error}; fetch the file again") from error
     if not isinstance(values, dict):
         raise TeacherError(f"{path}: holds no JSON object; fetch the file again")

@@ -18,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
 INPUTS := pyproject.toml setup.py constraints.txt package.xml CMakeLists.txt Makefile \
-          $(wildcard interfaces/*.py interfaces/*/msg/*.msg msg/*.msg launch/*.py config/*.* scripts/*_node)
+          $(wildcard interfaces/*.py interfaces/*/msg/*.msg msg/*.msg launch/*.py config/*.* config/*/*.* scripts/*_node)
 
 # The prefix of a sourced ROS 2, or nothing. With one, its rclpy and messages are used and none are installed: .venv sees
 # the system's packages, numpy stays the one that ROS was built with, and CMake builds the interfaces of msg/.

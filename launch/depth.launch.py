@@ -47,6 +47,7 @@ def arguments() -> list[DeclareLaunchArgument]:
         declare("log_level", "info", "least severe message of the node's log", LEVELS),
         declare("use_sim_time", "false", "take time from /clock", BOOLEAN),
         declare("respawn", "false", "start the node again when it dies", BOOLEAN),
+        declare("enclave", "", "SROS 2 enclave of the node; empty = its full name, /depth without a namespace"),
     ]
 
 
@@ -78,7 +79,10 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             namespace=namespace,
             parameters=[value("params_file"), parameters],
             remappings=[("~/events", value("events")), ("~/camera_info", value("camera_info"))],
-            ros_arguments=["--log-level", f"{depth.strip('/').replace('/', '.')}:={value('log_level')}"],
+            ros_arguments=[
+                *("--log-level", f"{depth.strip('/').replace('/', '.')}:={value('log_level')}"),
+                *("--enclave", value("enclave") or depth),
+            ],
             output="both",
             emulate_tty=True,
             respawn=is_true("respawn"),

@@ -88,6 +88,7 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         package="sdt_ros",
         executable="replay_node",
         name="replay",
+        ros_arguments=["--enclave", "/replay"],
         parameters=[
             {
                 "bag": value("bag"),

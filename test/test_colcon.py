@@ -80,8 +80,15 @@ def test_launch_finds_all_it_needs(installed: Path) -> None:
     assert (installed / "share/ament_index/resource_index/packages/sdt_ros").is_file()
     assert (installed / "share/sdt_ros/package.xml").is_file()
     for folder in ("launch", "config"):
-        ours = sorted(path.name for path in (ROOT / folder).iterdir() if path.is_file())
-        assert sorted(path.name for path in (installed / "share/sdt_ros" / folder).iterdir()) == ours
+        ours, theirs = (
+            {
+                str(path.relative_to(base))
+                for path in base.rglob("*")
+                if path.is_file() and "__pycache__" not in path.parts
+            }
+            for base in (ROOT / folder, installed / "share/sdt_ros" / folder)
+        )
+        assert theirs == ours
     scripts = sorted(path.name for path in (ROOT / "scripts").iterdir())
     assert sorted(path.name for path in (installed / "lib/sdt_ros").iterdir()) == scripts
     for name in scripts:

@@ -288,7 +288,8 @@ def test_pip_installs_the_same_share_files_as_cmake() -> None:
             assert matches, f"pyproject.toml installs {pattern}, which matches nothing"
             found.update(matches)
     for folder in ("launch", "config", "scripts"):
-        assert {path for path in (ROOT / folder).iterdir() if path.is_file()} <= found
+        files = {path for path in (ROOT / folder).rglob("*") if path.is_file()}
+        assert {path for path in files if "__pycache__" not in path.parts} <= found
 
 
 def test_scripts_can_be_executed() -> None:

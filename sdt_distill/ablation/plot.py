@@ -38,6 +38,8 @@ def plot(summary: Mapping[str, Any], title: str, path: Path) -> None:
             summary["floors"][MAP]["rmse_log"], color="0.5", linestyle="--", linewidth=1, label=f"floor: {MAP}"
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("energy of a window [mJ], operations alone")
     axes.set_ylabel("RMSE log, held out")
     axes.set_title(title, fontsize=10)

@@ -45,14 +45,15 @@ NO_SUPPORT = "doesn't have the security libraries"
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """All that the user can name, made to lie in one folder: home, temporary files, logs, the folder worked in."""
+    """All that the user can name, made to lie in one folder; the home, which nobody named, lies beside it."""
     base = tmp_path_factory.mktemp("named")
     with pytest.MonkeyPatch.context() as patch:
-        for name, folder in (("HOME", "home"), ("TMPDIR", "tmp"), ("ROS_LOG_DIR", "log")):
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        for name, folder in (("TMPDIR", "tmp"), ("ROS_LOG_DIR", "log"), ("MPLCONFIGDIR", "matplotlib")):
             (base / folder).mkdir()
             patch.setenv(name, str(base / folder))
         patch.setenv("WRITES", str(base / "writes.txt"))
-        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "ROS_HOME", "NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "ROS_HOME", "NUMBA_CACHE_DIR"):
             patch.delenv(name, raising=False)
         (base / "work").mkdir()
         patch.chdir(base / "work")
@@ -68,6 +69,36 @@ def launched(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         graph.packets = graph.node.create_publisher(EventPacketMessage, "/event_camera/events", QoSProfile(depth=1000))
         graph.bring_to("active", **UNTRAINED)
         yield graph
+
+
+@pytest.fixture(scope="module")
+def others(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, NodeProcess]]:
+    """Nodes of other settings, started together: with the launch's transport, in an enclave, in one without keys."""
+    logs, started = tmp_path_factory.mktemp("logs"), {}
+    keys = tmp_path_factory.getbasetemp() / "keystore"
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
+            patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")  # LOCALHOST disables it
+            started["large data"] = NodeProcess(logs / "large.log", *START)
+        if shutil.which("openssl") is not None:
+            with enforced(make_keystore(keys, POLICY, DOMAIN)), pytest.MonkeyPatch.context() as patch:
+                for enclave in ("/depth", "/nobody"):
+                    patch.setenv("ROS_SECURITY_ENCLAVE_OVERRIDE", enclave)  # as `--enclave` in the launch file
+                    log = logs / f"{enclave[1:]}.log"
+                    started[enclave] = NodeProcess(log, *LAUNCHED, *START)
+        yield started
+    finally:
+        for node in started.values():
+            node.kill()
+
+
+@pytest.fixture(scope="module")
+def keystore(others: dict[str, NodeProcess], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A keystore of the policy for the tests' domain."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here to make keys with")
+    return tmp_path_factory.getbasetemp() / "keystore"
 
 
 # --- the policy ---
@@ -225,20 +256,16 @@ def test_nothing_listens_beyond_dds(launched: Graph) -> None:
     assert launched.state() in ("active", "inactive"), "it goes on after noise on all its ports"
 
 
-def test_large_data_adds_one_tcp_port(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_data_adds_one_tcp_port(others: dict[str, NodeProcess]) -> None:
     """The transport that depth.launch.py sets listens on TCP, on a port that the system chooses."""
     needs_fast_dds()
-    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")  # LOCALHOST disables it
-    node = NodeProcess(tmp_path / "node.log", *START)
-    try:
-        wait_for_log(node, "waiting for events")
-        found = open_sockets(node.pid)
-        assert [one.kind for one in found if one.kind != "udp"] == ["tcp"], found
-        heard = [one for one in found if one.kind == "udp" and is_read(node.pid, one)]
-        assert all(is_dds_port(one.port) for one in heard), heard
-    finally:
-        node.kill()
+    node = others["large data"]
+    wait_for_log(node, "waiting for events")
+    found = open_sockets(node.pid)
+    assert [one.kind for one in found if one.kind != "udp"] == ["tcp"], found
+    heard = [one for one in found if one.kind == "udp" and is_read(node.pid, one)]
+    assert all(is_dds_port(one.port) for one in heard), heard
+    node.kill()  # it has no enclave, and what follows counts such nodes
 
 
 def wait_for_log(node: NodeProcess, text: str, seconds: float = 90.0) -> None:
@@ -274,7 +301,8 @@ def test_nothing_is_written_outside_named_folders(launched: Graph, folders: Path
     }
     assert all(is_named(Path(path), folders) for path in files - shared), files
     left = {str(path.relative_to(folders)) for path in folders.rglob("*") if path.is_file()}
-    assert left - {"writes.txt"} == {f"log/{name.name}" for name in (folders / "log").glob("*.log")}
+    assert left - {"writes.txt"} == {f"log/{path.name}" for path in (folders / "log").glob("*.log")}
+    assert not list(Path(os.environ["HOME"]).iterdir())
 
 
 def open_for_writing(pid: int) -> set[str]:
@@ -296,14 +324,6 @@ def open_for_writing(pid: int) -> set[str]:
 # --- enclaves ---
 
 
-@pytest.fixture(scope="module")
-def keystore(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A keystore of the policy for the tests' domain."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl here to make keys with")
-    return make_keystore(tmp_path_factory.mktemp("keys") / "keystore", POLICY, DOMAIN)
-
-
 @contextmanager
 def enforced(keystore: Path) -> Iterator[None]:
     """Security as docs/security.md turns it on, for whatever starts meanwhile."""
@@ -315,28 +335,17 @@ def enforced(keystore: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def enclosed(keystore: Path, folders: Path) -> Iterator[NodeProcess]:
+def enclosed(others: dict[str, NodeProcess], keystore: Path) -> NodeProcess:
     """The node in its enclave, as far as it gets."""
-    with enforced(keystore), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_SECURITY_ENCLAVE_OVERRIDE", "/depth")  # what `--enclave /depth` does in the launch file
-        node = NodeProcess(folders / "log" / "enclosed.txt", *LAUNCHED, *START)
-    try:
-        wait_for_log(node, "waiting for events")
-        yield node
-    finally:
-        node.kill()
+    wait_for_log(others["/depth"], "waiting for events")
+    return others["/depth"]
 
 
-def test_who_has_no_keys_does_not_start(keystore: Path, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROS_SECURITY_ENCLAVE_OVERRIDE", "/nobody")
-    with enforced(keystore):
-        node = NodeProcess(folders / "log" / "nobody.txt", *START)
-    try:
-        assert node.wait(90) == 1
-        assert "cannot start" in node.text() and "enclaves/nobody" in node.text()
-        assert "Traceback" not in node.text()
-    finally:
-        node.kill()
+def test_who_has_no_keys_does_not_start(others: dict[str, NodeProcess], keystore: Path) -> None:
+    node = others["/nobody"]
+    assert node.wait(90) == 1
+    assert "cannot start" in node.text() and "enclaves/nobody" in node.text()
+    assert "Traceback" not in node.text()
 
 
 def test_enforced_security_is_never_left_out(enclosed: NodeProcess, launched: Graph) -> None:

@@ -183,7 +183,7 @@ def _read(path: Path) -> dict[str, Any]:
     except TextFileError as error:
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(content, dict) or "weights_sha256" not in content.get("settings", {}):
-        raise ValueError(f"{path}: not written by sdt-distill eval --json")
+        raise ValueError(f"{path}: not written by sdt-distill eval --json or sdt eval --json")
     return content
 
 

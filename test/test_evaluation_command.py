@@ -117,6 +117,8 @@ def test_figures_say_what_they_are_of(scored: tuple[Path, dict, str]):
     assert content["energy_mj"] > 0 and len(content["firing_rates"]) > 5 and content["windows_measured"] == 1
     assert content["counts"]["pixels"] == sum(frame["pixels"] for frame in content["frames"])
     assert content["counts"]["missing_share"] == 0 and content["versions"]["torch"]
+    assert content["settings"]["network"] == "sdt_tiny" and 9e5 < content["settings"]["parameters"] < 1e6
+    assert content["settings"]["weights_sha256"] == ""  # there is no file
 
 
 def test_schedule_node_scores_the_nearest_truth(bag: Path, tmp_path: Path):

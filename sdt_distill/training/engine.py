@@ -359,7 +359,7 @@ class Trainer:
     def _write_checkpoint(self, name: str, scores: Scores | None) -> None:
         """The averaged weights, as the node loads them."""
         data = self.config.data
-        words = "; ".join(source.data.describe().splitlines()[0] for source in self._sources)
+        words = "; ".join(dict.fromkeys(source.data.describe().splitlines()[0] for source in self._sources))
         found: dict[str, Any] = {} if scores is None else {"validation": {**scores.mean, "frames": scores.frames}}
         if scores is not None and len(scores.by_sequence) > 1:
             found["validation_by_sequence"] = scores.by_sequence

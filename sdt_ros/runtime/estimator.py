@@ -40,6 +40,7 @@ class DepthEstimator:
 
     Attributes:
         card: what the weights are; its `depth_range` bounds the output.
+        parameters: how many weights and biases the network has, as it was trained.
         device_failure: how the GPU failed, where it did and the CPU took over; else empty.
     """
 
@@ -74,6 +75,7 @@ class DepthEstimator:
         chosen, self._reason = resolve_device(device)
         self._device = chosen
         self.card = card
+        self.parameters = sum(each.numel() for each in network.parameters())
         self.device_failure = ""
         may_move = on_device_error == "cpu" and chosen.type != "cpu"
         self._spare = copy.deepcopy(network) if may_move else None

@@ -27,6 +27,7 @@ from sensor_msgs.msg import CameraInfo
 
 from sdt_ros.calibration import Calibration
 from sdt_ros.events import EventPacket
+from sdt_ros.network.lens import USUAL_FOCAL_LENGTH
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.simulation.patterns import FRAME_ID
 
@@ -158,6 +159,27 @@ def test_a_calibration_rectifies_and_is_published(
         np.testing.assert_array_equal(np.reshape(info.k, (3, 3)), np.reshape(message.p, (3, 4))[:, :3])
         np.testing.assert_array_equal(info.r, np.eye(3).ravel())
         assert not np.any(info.d), "the image is rectified"
+
+
+def test_metres_follow_the_lens_where_the_weights_know_one(graph: Graph, packets: list[EventPacket]) -> None:
+    graph.bring_to("active", **{**UNTRAINED, "allow_untrained": False, "weights": "sdt_tiny"})
+    graph.wait_for(graph.infos.get_subscription_count, "subscription to camera_info")
+    graph.diagnostic(lambda status: "the focal length is not known" in status.message)
+    graph.publish(packets[:100], speed=0.7)
+    # The same windows a second time have other stamps by a millisecond: the clocks' offset is known better then.
+    assumed = {stamp_ns(image.header) // 10_000_000: depth_of(image) for image in graph.quiet().images}
+    pinhole = CameraInfo(height=HEIGHT, width=WIDTH, distortion_model="plumb_bob", d=[0.0] * 5)
+    pinhole.k = [150.0, 0, 64.0, 0, 150.0, 48.0, 0, 0, 1]
+    pinhole.r = np.eye(3).ravel()
+    pinhole.p = [150.0, 0, 64.0, 0, 0, 150.0, 48.0, 0, 0, 0, 1, 0]
+    graph.infos.publish(pinhole)
+    graph.diagnostic(lambda status: figures(status)["calibrated"] == "True" and "focal" not in status.message)
+    graph.publish(packets[:100], speed=0.7)  # a recording that starts over
+    known = {stamp_ns(image.header) // 10_000_000: depth_of(image) for image in graph.quiet().images}
+    both = assumed.keys() & known.keys()
+    assert len(both) >= 3
+    for window in both:
+        np.testing.assert_allclose(known[window], assumed[window] * (150 / (USUAL_FOCAL_LENGTH * WIDTH)), rtol=1e-5)
 
 
 def test_colours_go_with_the_depth(active: Graph, packets: list[EventPacket]) -> None:

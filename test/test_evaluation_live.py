@@ -180,7 +180,7 @@ def test_frames_that_a_real_node_owes_are_missed(bag: Path, tmp_path: Path):
     left = {window.stamp_ns for window in spike_windows(played, min_events=100)}
     assert len(due) - len(left) in (1, 2) and left < due, "the gap takes one window or two and moves no other"
     cli = ("-m", "sdt_ros.cli")
-    parameters = ("allow_untrained:=true", "preset:=sdt_tiny", "device:=cpu", "rates_every:=5")
+    parameters = ("allow_untrained:=true", "preset:=sdt_tiny", "device:=cpu", "rates_every:=5", "smoothing_s:=0.0")
     settings = [part for parameter in parameters for part in ("-p", parameter)]
     names = ("-r", f"~/events:={EVENTS_TOPIC}", "-r", f"~/camera_info:={INFO_TOPIC}")
     of_node = {"bag": bag, "json": tmp_path / "node.json", "report": tmp_path / "node.html", "late_ms": 0.001}

@@ -229,7 +229,7 @@ def test_frames_that_a_real_node_owes_are_missed(bag: Path, tmp_path: Path):
 
 def check_depth(bag: Path, folder: Path, content: dict) -> None:
     """Offline, the same windows have the same scores: what was scored is what the node published."""
-    options = ("--untrained", "sdt_tiny", "--device", "cpu", "--schedule", "node")
+    options = ("--untrained", "sdt_tiny", "--device", "cpu", "--schedule", "node", "--smoothing-s", "0")
     assert main(["eval", str(bag), *options, "--json", str(folder / "offline.json")]) == 0
     offline = {frame["stamp_ns"]: frame for frame in json.loads((folder / "offline.json").read_text())["frames"]}
     untouched = [one for one in content["frames"] if not GAP_NS[0] < one["stamp_ns"] < GAP_NS[1] + 60_000_000]

@@ -17,14 +17,14 @@ _count = 0
 _first: DepthEstimator | None = None
 
 
-def failing(self, spikes, output_size=None):
+def failing(self, spikes, output_size=None, focal_px=None):
     global _count, _first
     _first = _first or self
     if self is _first and spikes.any():
         _count += 1
         if _count > WINDOWS:
             raise DeviceLost("CUDA error: the GPU has fallen off the bus")
-    return _call(self, spikes, output_size)
+    return _call(self, spikes, output_size, focal_px)
 
 
 DepthEstimator.__call__ = failing

@@ -16,12 +16,13 @@ pytestmark = pytest.mark.ros
 
 LOST = str(Path(__file__).with_name("lost_device.py"))
 WINDOWS = 5  # that are well, the warm-ups among them
+ONE_THREAD = {**UNTRAINED, "threads": 1}  # nothing to choose, so that each warm-up is one window
 
 
 def test_it_goes_on_with_the_cpu_and_says_so(tmp_path: Path) -> None:
     packets = pattern_packets(tmp_path)
     with running_node(tmp_path, program=(LOST, str(WINDOWS))) as graph:
-        graph.bring_to("active", **{**UNTRAINED, "rates_every": 0})
+        graph.bring_to("active", **{**ONE_THREAD, "rates_every": 0})
         graph.diagnostics.clear()
         graph.publish(packets, speed=0.3)
         graph.publish(packets, speed=0.3)
@@ -42,7 +43,7 @@ def test_it_goes_on_with_the_cpu_and_says_so(tmp_path: Path) -> None:
 def test_it_stops_where_that_is_asked_for(tmp_path: Path) -> None:
     packets = pattern_packets(tmp_path)
     with running_node(tmp_path, program=(LOST, str(WINDOWS))) as graph:
-        graph.bring_to("active", **{**UNTRAINED, "rates_every": 0, "on_device_error": "stop"})
+        graph.bring_to("active", **{**ONE_THREAD, "rates_every": 0, "on_device_error": "stop"})
         graph.diagnostics.clear()
         graph.publish(packets, speed=0.5)
         graph.publish(packets, speed=0.5)

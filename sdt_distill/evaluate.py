@@ -24,8 +24,8 @@ from sdt_ros.evaluation.run import EstimatorNetwork
 from sdt_ros.evaluation.run import evaluate as run_windows
 from sdt_ros.evaluation.score import Scorer, Scores
 from sdt_ros.evaluation.source import Source
+from sdt_ros.lens import depth_factor
 from sdt_ros.network import EnergyRecorder, EnergyReport
-from sdt_ros.network.lens import depth_factor
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.runtime.device import resolve_device
 from sdt_ros.weights import weights_file

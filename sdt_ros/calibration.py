@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 
+from sdt_ros.lens import focal_length
 from sdt_ros.text_files import TextFileError, read_yaml
 
 COEFFICIENTS = {"plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4}
@@ -135,7 +136,7 @@ class Calibration:
     @property
     def focal_px(self) -> float:
         """Focal length of the distorted image, the geometric mean of both axes' [px]."""
-        return float(np.sqrt(self.k[0, 0] * self.k[1, 1]))
+        return focal_length(self.k)
 
     @property
     def is_rectified(self) -> bool:

@@ -9,8 +9,8 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from sdt_ros.events import EventStream
 from sdt_ros.inference import Ledger
+from sdt_ros.lens import USUAL_FOCAL_LENGTH
 from sdt_ros.load import Carried
-from sdt_ros.network.lens import USUAL_FOCAL_LENGTH
 from sdt_ros.outputs import Totals
 
 # With ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST the transports have no effect: 17 of 300 packets of 0.8 MB arrived.

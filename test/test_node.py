@@ -27,7 +27,7 @@ from sensor_msgs.msg import CameraInfo
 
 from sdt_ros.calibration import Calibration
 from sdt_ros.events import EventPacket
-from sdt_ros.network.lens import USUAL_FOCAL_LENGTH
+from sdt_ros.lens import USUAL_FOCAL_LENGTH
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.simulation.patterns import FRAME_ID
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sdt_distill.datasets import DatasetError, Sample
+from sdt_ros.lens import depth_factor, focal_length
 
 from .cells import resize_frame, resize_nearest, resize_spikes, scaled_size
 
@@ -95,7 +96,7 @@ def make_item(sample: Sample, key: str, number: int, fit: Fit) -> Item:
     if fit.size is not None and fit.mode == "resize":
         size = fit.size
     if fit.focal_px is not None:
-        depth = depth * (fit.focal_px / focal_length(sample, key, size))
+        depth = depth / _lens(sample, key, fit.focal_px, size)
     spikes, depth = resize_spikes(spikes, size), resize_nearest(depth, size)
     if frame is not None:
         frame = resize_frame(frame[None], size)[0]
@@ -105,20 +106,15 @@ def make_item(sample: Sample, key: str, number: int, fit: Fit) -> Item:
     return Item(spikes, depth, frame, key, number)
 
 
-def focal_length(sample: Sample, key: str, size: tuple[int, int]) -> float:
-    """Focal length of a sample on a grid of height and width `size` [px], the geometric mean of both axes'.
-
-    Raises:
-        DatasetError: the sample has no intrinsics.
-    """
+def _lens(sample: Sample, key: str, focal_px: float, size: tuple[int, int]) -> float:
+    """What the lens of a sample, reduced to `size`, multiplies depth by, beside one of the focal length wanted."""
     if sample.intrinsics is None:
         raise DatasetError(
             f"{key}: the camera's focal length is not known, but depth is to be learnt for one of data.focal_px; give "
             "the data set's calibration, or set data.focal_px to null"
         )
     height, width = sample.spikes.shape[-2:]
-    fx, fy = sample.intrinsics[0, 0] * size[1] / width, sample.intrinsics[1, 1] * size[0] / height
-    return float(np.sqrt(fx * fy))
+    return depth_factor(focal_px, focal_length(sample.intrinsics), size, (height, width))
 
 
 def collate(items: Sequence[Item]) -> Batch:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sdt_ros.lens import focal_length
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -84,7 +86,7 @@ class DatasetSource:
                 self._counts["windows_empty"] += 1
                 continue
             stamp_ns, k = int(sample.stamp_ns), sample.intrinsics
-            focal_px = None if k is None else float(np.sqrt(k[0, 0] * k[1, 1]))
+            focal_px = None if k is None else focal_length(k)
             yield Window(sample.sequence, stamp_ns, sample.spikes, sample.depth, truth_ns=stamp_ns, focal_px=focal_px)
 
     def finish(self, depth: np.ndarray) -> np.ndarray:

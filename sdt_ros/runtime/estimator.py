@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from sdt_ros.lens import depth_factor
 from sdt_ros.network import (
     Card,
     EnergyReport,
@@ -20,7 +21,6 @@ from sdt_ros.network import (
     load_checkpoint,
     synthetic_events,
 )
-from sdt_ros.network.lens import depth_factor
 from sdt_ros.runtime.choose import FELL_BACK, check_runtime, open_runtime
 from sdt_ros.runtime.device import DeviceLost, device_errors, resolve_device
 from sdt_ros.runtime.gpu.accelerator import to_host
@@ -165,7 +165,7 @@ class DepthEstimator:
             spikes: one window [T, 2, H, W] uint8 in {0, 1}, oldest bin first; polarity 0 is OFF, 1 is ON.
             output_size: (height, width) of the result where it is not H, W; interpolated in log depth.
             focal_px: focal length of the camera in pixels of the result; where it is None and the weights ask for it
-                (`card.focal_px`), a usual lens is assumed, see `sdt_ros.network.lens`.
+                (`card.focal_px`), a usual lens is assumed, see `sdt_ros.lens`.
 
         Returns:
             Depth [H, W] float32 in metres within `card.depth_range`, times the lens's factor where the weights ask

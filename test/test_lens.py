@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sdt_ros.network.lens import USUAL_FOCAL_LENGTH, depth_factor
+from sdt_ros.lens import USUAL_FOCAL_LENGTH, depth_factor
 
 
 def test_a_longer_lens_shows_the_same_from_farther_away() -> None:

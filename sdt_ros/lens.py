@@ -10,8 +10,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 USUAL_FOCAL_LENGTH = 0.7
 """Focal length over the picture's width where nobody says: 71 degrees across, as many event cameras are sold."""
+
+
+def focal_length(k: np.ndarray) -> float:
+    """Focal length of an intrinsic matrix [3, 3], the geometric mean of both axes' [px]."""
+    return math.sqrt(k[0, 0] * k[1, 1])
 
 
 def depth_factor(

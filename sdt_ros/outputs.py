@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from sdt_ros.calibration import Calibration
-from sdt_ros.colormap import colorize, table
+from sdt_ros.colormap import colorize
 from sdt_ros.events import EventStream, SpikeWindow
 from sdt_ros.images import array_to_image
 from sdt_ros.inference import Ledger
@@ -41,7 +41,6 @@ class Outputs:
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
         self._publishers: list[Any] = []
-        table()  # made before windows have to wait for it
         try:
             self._image = self._publisher(Image, "~/depth/image_rect")
             self._info = self._publisher(CameraInfo, "~/depth/camera_info")

@@ -23,6 +23,14 @@ def test_unknown_is_black_and_only_unknown_is() -> None:
     assert colours[1].any(-1).all()
 
 
+def test_the_colours_are_turbo_from_blue_to_red() -> None:
+    from matplotlib import colormaps
+
+    turbo = np.rint(colormaps["turbo"](np.linspace(0, 1, 256))[:, :3] * 255)
+    depth = 100.0 ** np.linspace(1, 0, 256)  # as many equal steps of the logarithm, from far to near
+    assert np.abs(colorize(depth[None], 1.0, 100.0)[0] - turbo).max() <= 8  # a step at most, where rounding went down
+
+
 def test_beyond_the_ends_the_colour_stays() -> None:
     colours = colorize(np.array([[0.1, 1.0, 50.0, 500.0]], np.float32), 1.0, 50.0)[0]
     assert (colours[0] == colours[1]).all() and (colours[2] == colours[3]).all()

@@ -49,11 +49,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     base = tmp_path_factory.mktemp("named")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        for name, folder in (("TMPDIR", "tmp"), ("ROS_LOG_DIR", "log"), ("MPLCONFIGDIR", "matplotlib")):
+        for name, folder in (("TMPDIR", "tmp"), ("ROS_LOG_DIR", "log")):
             (base / folder).mkdir()
             patch.setenv(name, str(base / folder))
         patch.setenv("WRITES", str(base / "writes.txt"))
-        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "ROS_HOME", "NUMBA_CACHE_DIR"):
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "ROS_HOME", "NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
             patch.delenv(name, raising=False)
         (base / "work").mkdir()
         patch.chdir(base / "work")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from sdt_ros.bench import network, network_parts
+from sdt_ros.bench import network, network_parts, network_peer
 from sdt_ros.cli import main
 from sdt_ros.network import Card, NetworkConfig, build_network, save_checkpoint
 
@@ -74,11 +75,22 @@ def test_what_is_refused(options: tuple[str, ...], message: str, capsys: pytest.
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def missing(plain: object) -> None:
-        raise ImportError("No module named 'spikingjelly'", name="spikingjelly")
-
-    monkeypatch.setattr(network_parts, "use_spikingjelly", missing)
+def test_a_missing_peer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "spikingjelly").mkdir()
+    (tmp_path / "spikingjelly" / "__init__.py").write_text(
+        "raise ImportError(\"No module named 'spikingjelly'\", name='spikingjelly')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     assert main(["bench", "network", "--preset", "sdt_tiny", "--size", "32x32"]) == 1
     assert "spikingjelly is missing: pip install --no-deps spikingjelly" in capsys.readouterr().err
     assert network.PEERS == ("spikingjelly", "eager", "compile")
+
+
+def test_a_peer_that_gives_up_says_why(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(network_peer.sys, "executable", "/bin/false")
+    assert main(["bench", "network", "--weights", str(weights), "--size", "32x32"]) == 2
+    assert "the peer's process ended: it said nothing" in capsys.readouterr().err

@@ -1,8 +1,9 @@
 """`sdt bench network`: milliseconds a window of one network, by the runtime of this machine and by a named peer.
 
-Runtime and peer take turns on the same windows and have the same weights. The peer is the network as written with
-spikingjelly's neurons, or with our plain ones ("eager"), or that compiled by torch ("compile"). What the sums of the
-network cost at least is told by a roofline: its operations and bytes against what this machine was measured to do.
+Runtime and peer take turns on the same windows and have the same weights. The peer, in a process of its own, is the
+network as written with spikingjelly's neurons, or with our plain ones ("eager"), or that compiled by torch ("compile").
+What the sums of the network cost at least is told by a roofline: its operations and bytes against what this machine was
+measured to do.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdt_ros.bench.measure import machine
+from sdt_ros.bench.network_peer import PEERS, PeerError
 from sdt_ros.weights import weights_file
 
 if TYPE_CHECKING:
     from sdt_ros.bench.network_parts import NetworkResult
-
-PEERS = ("spikingjelly", "eager", "compile")
 
 
 def add_parser(benchmarks: Any) -> None:
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             copy.deepcopy(network.eval()), card, args.preset if args.weights is None else str(args.weights),
             (int(height), int(width)), args.device, args.runtime, args.against, args.rounds,
         )  # fmt: skip
-    except (CheckpointError, DeviceError, ValueError) as error:
+    except (CheckpointError, DeviceError, PeerError, ValueError) as error:
         return _refuse(str(error))
     except ImportError as error:
         print(f"sdt bench network: {error.name} is missing: pip install --no-deps spikingjelly", file=sys.stderr)

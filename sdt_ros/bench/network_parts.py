@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import copy
 import statistics
-import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sdt_ros.bench.measure import median_seconds
-from sdt_ros.bench.training import use_spikingjelly
+from sdt_ros.bench.network_peer import started
+from sdt_ros.bench.peak_memory import made_and_run
 from sdt_ros.network import MLIF, Card, EnergyRecorder, SpikingDepthTransformer, synthetic_events
 from sdt_ros.runtime import CudaRuntime, DepthEstimator, resolve_device
 from sdt_ros.runtime.gpu.accelerator import to_host
 
-_WATCH_S = 0.002
 COPY_BYTES = 1 << 28
-_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -108,6 +104,7 @@ def measure(
 
     Raises:
         ImportError: spikingjelly is missing.
+        PeerError: the peer's process gave up.
         DeviceError: the device or runtime is not there.
     """
     spikes = synthetic_events(card.bins, *size, card.network.polarities)
@@ -120,22 +117,17 @@ def measure(
     def show(made: DepthEstimator) -> None:
         to_host(made._runtime(spikes[0]))
 
-    def show_peer(made: nn.Module) -> None:
-        with torch.inference_mode():
-            made(on_device).cpu()
-
-    estimator, peak = _made(lambda: DepthEstimator(copy.deepcopy(plain), card, device, runtime=runtime), show, where)
-    ours = estimator._runtime
-    peer, peer_peak = _made(lambda: _peer(copy.deepcopy(plain), against).to(where), show_peer, where)
-
     def run_ours() -> None:
         show(estimator)
 
-    def run_peer() -> None:
-        show_peer(peer)
-
     all_ours: list[float] = []
-    medians = median_seconds({"ours": _timed(run_ours, all_ours), "peer": _timed(run_peer, [])}, rounds, "network")
+    with started(plain, card, against, size, str(where), torch.get_num_threads()) as peer:
+        estimator, peak = made_and_run(
+            lambda: DepthEstimator(copy.deepcopy(plain), card, device, runtime=runtime), show, where
+        )
+        ours = estimator._runtime
+        medians = median_seconds({"ours": _timed(run_ours, all_ours), "peer": peer.run}, rounds, "network")
+        peer_neurons = peer.neurons()
     # Hooks do not see what a graph replays.
     stepwise = (lambda: ours.uncaptured(on_device[0])) if isinstance(ours, CudaRuntime) else run_ours
     stages = _by_stage(ours._network, stepwise, max(3, rounds // 2))  # type: ignore[attr-defined]
@@ -154,24 +146,14 @@ def measure(
     return NetworkResult(
         preset=name, size=f"{size[1]}x{size[0]}", device=str(where), runtime=estimator.describe(),
         threads=torch.get_num_threads(), median_ms=1e3 * medians["ours"], least_ms=1e3 * min(all_ours), peer=against,
-        peer_neurons=_neurons(against, where), peer_median_ms=1e3 * medians["peer"],
+        peer_neurons=peer_neurons, peer_median_ms=1e3 * medians["peer"],
         ratio=medians["peer"] / medians["ours"], stages_ms=stages,
-        peak_mb=peak / 1e6, peer_peak_mb=peer_peak / 1e6,
+        peak_mb=peak / 1e6, peer_peak_mb=peer.peak_bytes / 1e6,
         mean_rate=float(np.mean(list(rates.values()))), peer_mean_rate=float(np.mean(list(exact_rates.values()))),
         worst_rate_difference=max(abs(rates[layer] - rate) for layer, rate in exact_rates.items()),
         log_depth_difference=float((depth.cpu() - expected).abs().mean()), gmac=macs / 1e9, bytes_mb=moved / 1e6,
         peak_gmac_s=peak_gmac, peak_gb_s=peak_bandwidth, floor_ms=1e3 * floor_s,
     )  # fmt: skip
-
-
-def _peer(plain: SpikingDepthTransformer, against: str) -> nn.Module:
-    """The network as written, in evaluation mode, made into the peer."""
-    if against == "spikingjelly":
-        return use_spikingjelly(plain).eval()
-    if against == "compile":
-        compiled: nn.Module = torch.compile(plain)  # type: ignore[assignment]
-        return compiled
-    return plain
 
 
 def _timed(run: Callable[[], None], kept: list[float]) -> Callable[[], float]:
@@ -184,56 +166,6 @@ def _timed(run: Callable[[], None], kept: list[float]) -> Callable[[], float]:
         return kept[-1]
 
     return timed
-
-
-def _neurons(against: str, device: torch.device) -> str:
-    """Which code computes a peer's neurons: spikingjelly takes the best of what it finds on a GPU, else torch's."""
-    if against != "spikingjelly":
-        return "those of the network as written" + (", compiled by torch" if against == "compile" else "")
-    if device.type != "cuda":
-        return "spikingjelly's, by torch"
-    selection = getattr(sys.modules.get("spikingjelly._ops.lif"), "_selection", None)
-    chosen = getattr(selection, "_selections", {}).values()  # None stands for its torch reference
-    names = sorted({getattr(made, "name", "torch") for made in chosen})
-    return f"spikingjelly's, by {' and '.join(names) or 'code that it does not name'}"
-
-
-def _made(make: Callable[[], _Made], run: Callable[[_Made], None], device: torch.device) -> tuple[_Made, float]:
-    """Something made and run once or some times, and its memory at the highest, as `NetworkResult` has it, in bytes."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        made = make()
-        run(made)
-        return made, torch.cuda.max_memory_allocated(device) - before
-    made = make()
-    return made, _peak_resident(lambda: run(made))
-
-
-def _peak_resident(run: Callable[[], None]) -> float:
-    """Resident bytes above those of before, while it runs."""
-    run()  # compiled and packed things are not of the window
-    before, highest, done = _resident(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(_WATCH_S):
-            highest = max(highest, _resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        for _ in range(3):
-            run()
-    finally:
-        done.set()
-        watcher.join()
-    return max(0, highest - before)
-
-
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
 
 
 def _by_stage(network: SpikingDepthTransformer, run: Callable[[], Any], rounds: int) -> dict[str, dict[str, float]]:

@@ -56,6 +56,7 @@ def batch(count=4, height=24, width=32):
         ("network.depht=1", "unknown network key 'depht'"),
         ("run.steps=many", "'run.steps' is 'many', expected int"),
         ("run.steps=0", "'steps' is 0, expected 1 or more"),
+        ("run.fused=off", "'run.fused' is False, expected str; YAML reads on, off"),
         ("run.precision=half", "'precision' is 'half'"),
         ("data.sources.3.path=x", "there is no '3'"),
         ("data.sources.0.wieght=2", "unknown config key 'data.sources.0.wieght'"),

@@ -151,4 +151,5 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     elif hint in (int, bool, str) and type(value) is hint:
         return value
     name = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
-    raise ConfigError(f"config key {where!r} is {value!r}, expected {name}")
+    quote = "; YAML reads on, off, yes and no so: put the word in quotes" if hint is str and type(value) is bool else ""
+    raise ConfigError(f"config key {where!r} is {value!r}, expected {name}{quote}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -50,6 +51,17 @@ def test_figures(weights: Path, tmp_path: Path, peer: str, capsys: pytest.Captur
         assert spent["rest"] == pytest.approx(spent["all"] - spent["conv"] - spent["LIF"])
     assert told["floor_ms"] > 0 and told["gmac"] > 0
     assert f"ratio {told['ratio']:.2f}" in capsys.readouterr().out
+
+
+def test_the_peer_can_be_what_torch_compiles(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, depth=1, mlp_ratio=1)  # half a minute of compilation as it is
+    weights, path = tmp_path / "least.safetensors", tmp_path / "network.json"
+    save_checkpoint(weights, build_network(config), Card(config, bins=2))
+    options = ("--size", "16x16", "--against", "compile", "--runtime", "cpu", "--rounds", "1", "--json", str(path))
+    assert main(["bench", "network", "--weights", str(weights), *options]) == 0
+    told = json.loads(path.read_text())
+    assert told["peer_neurons"] == "those of the network as written, compiled by torch"
+    assert told["ratio"] == pytest.approx(told["peer_median_ms"] / told["median_ms"])
 
 
 def test_eager_can_be_timed_against_itself(weights: Path, tmp_path: Path) -> None:

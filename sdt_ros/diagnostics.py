@@ -33,7 +33,7 @@ class Counts:
         lost: packets that never arrived.
         rejected: packets that could not be read.
         restarts: times that the stream started over.
-        events: events in any window.
+        events: events decoded, on the sensor.
         outside: events outside the sensor.
         unknown: words that the encoding does not define.
         truncated: bytes at packets' ends that make no whole word.
@@ -79,7 +79,7 @@ class Counts:
             lost=packets.lost,
             rejected=packets.rejected,
             restarts=packets.restarts,
-            events=windows.events,
+            events=windows.decoded,
             outside=decoding.outside,
             unknown=decoding.unknown,
             truncated=decoding.truncated,

@@ -52,7 +52,8 @@ class DepthNode(LifecycleNode):
         self._problem = self._rejection = ""
         self._rejections: deque[str] = deque(maxlen=16)  # the last ones that were said
         self._seconds = Seconds()
-        self._last_packet_ns = self._last_events_ns = time.monotonic_ns()
+        self._last_packet_ns = self._last_events_ns = self._idle_since_ns = time.monotonic_ns()
+        self._is_idle = False  # no packet was taken since the silence was last looked at
         self._last_tick: tuple[int, int, int] = (0, 0, 0)  # thread, its processor time, the clock [ns]
         parameters.declare(self)
         for stray in parameters.strays(self):
@@ -79,7 +80,7 @@ class DepthNode(LifecycleNode):
             self._release()
             return self._refuse("configure", error)
         self._state = "inactive"
-        self.get_logger().info(f"configured: {self._pipeline.estimator.describe()}")
+        self.get_logger().info(f"configured: {self._pipeline.runtime}")
         if self._pipeline.estimator.is_untrained:
             self.get_logger().warning("UNTRAINED WEIGHTS: the depth has no meaning")
         return super().on_configure(state)
@@ -96,7 +97,7 @@ class DepthNode(LifecycleNode):
             self._unsubscribe()
             return self._refuse("activate", error)
         self._seconds.restart()
-        self._last_packet_ns = self._last_events_ns = time.monotonic_ns()
+        self._last_packet_ns = self._last_events_ns = self._idle_since_ns = time.monotonic_ns()
         self._state = "active"
         self.get_logger().info(f"waiting for events on {self._subscriptions_made[0].topic_name}")
         return super().on_activate(state)
@@ -195,7 +196,7 @@ class DepthNode(LifecycleNode):
     # --- input, in the executor's thread ------------------------------------------------------------------------------
 
     def _on_packet(self, message: EventPacketMessage, received_ns: int) -> None:
-        self._last_packet_ns = received_ns
+        self._last_packet_ns, self._is_idle = received_ns, False
         stamp = message.header.stamp
         packet = EventPacket(
             stamp_ns=stamp.sec * 1_000_000_000 + stamp.nanosec,
@@ -210,21 +211,29 @@ class DepthNode(LifecycleNode):
         )
         if self._pipeline is None:  # given up while the packet was on its way
             return
-        events = self._pipeline.stream.windows.events
+        events = self._pipeline.stream.windows.decoded
         try:
             self._pipeline.push(packet, received_ns)
-            if self._pipeline.stream.windows.events != events:
+            if self._pipeline.stream.windows.decoded != events:
                 self._last_events_ns = received_ns
         except (ValueError, MemoryError) as error:
             self._rejection = str(error)
             if self._rejection not in self._rejections:  # two faults in turn are said once each
                 self._rejections.append(self._rejection)
                 self.get_logger().error(f"packet {packet.seq} rejected: {error}")
+        self._idle_since_ns = time.monotonic_ns()
 
     def _look_at_silence(self) -> None:
+        """Close windows that the camera's silence holds open.
+
+        While this thread was held up by something else, packets wait behind this timer: only what two looks in a row
+        found idle is silence.
+        """
+        was_idle, self._is_idle = self._is_idle, True
         # In simulated time, silence on the host's clock says nothing about the camera's.
-        if self._state == "active" and self._pipeline is not None and not self.get_parameter("use_sim_time").value:
-            self._pipeline.close_after((time.monotonic_ns() - self._last_packet_ns) / 1e6)
+        simulated = self.get_parameter("use_sim_time").value
+        if was_idle and self._state == "active" and self._pipeline is not None and not simulated:
+            self._pipeline.close_after((time.monotonic_ns() - self._idle_since_ns) / 1e6)
 
     # --- parameters and diagnostics -----------------------------------------------------------------------------------
 
@@ -260,7 +269,7 @@ class DepthNode(LifecycleNode):
         return Health(
             state=self._state,
             problem=self._problem,
-            runtime=pipeline.estimator.describe(),
+            runtime=pipeline.runtime,
             untrained=pipeline.estimator.is_untrained,
             topic=topic,
             publishers=self.count_publishers(topic) if topic else 0,

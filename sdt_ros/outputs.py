@@ -173,7 +173,7 @@ def statistics(
     message.packets_reordered = stream.packets.reordered
     message.packets_shed = stream.packets.shed
     decoding, windows = stream.decoding, stream.windows
-    message.events_received = windows.events
+    message.events_received = windows.decoded
     message.events_outside = decoding.outside
     message.events_late = windows.late
     message.words_unknown = decoding.unknown

@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from std_msgs.msg import Header
 
 from sdt_ros.calibration import CalibrationSource
@@ -25,7 +24,7 @@ from sdt_ros.outputs import NotOffered, Outputs, Totals, WindowTimes, add_rates,
 from sdt_ros.parameters import NodeConfig
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.runtime.device import DeviceError, DeviceLost
-from sdt_ros.runtime.thread_count import ALL_THREADS
+from sdt_ros.runtime.thread_count import MoreThreads
 from sdt_ros.settle import settle
 from sdt_ros.smoothing import DepthSmoother
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from rclpy.lifecycle import LifecycleNode
 
 WARM_UP_SIZE = (260, 346)  # of the sensor, until the first packet tells it
+_dead: list[DepthEstimator] = []  # on devices that no longer answer: never freed, see `DeviceLost.answers`
 _SHARE_OF_PERIOD = 0.7  # that the network may take; the rest is for what the machine does besides
 
 
@@ -46,7 +46,8 @@ class Pipeline:
         failure: how the network last failed on a window; empty where it never did.
         device_lost: why the network had to leave its device; empty where it did not.
         fatal: why no more windows are taken; empty while they are.
-        network_ms: what the network takes for a window, smoothed.
+        network_ms: what the network takes for a window, smoothed; 0 while that is not known.
+        runtime: weights and runtime in one line.
         decode_cost: what decoding takes.
     """
 
@@ -76,6 +77,9 @@ class Pipeline:
         self._inference = InferenceThread(self._process)
         self.device_lost = self.fatal = ""
         self.network_ms = 0.0
+        self.runtime = ""
+        self._warmed_size: tuple[int, int] | None = None
+        self._is_warming = False
         self.decode_cost = DecodeCost()
         try:
             self.estimator: DepthEstimator = self._inference.call(self._load)
@@ -88,21 +92,26 @@ class Pipeline:
             raise
 
     def _load(self) -> DepthEstimator:
-        estimator = load_estimator(self._config, self._notice)
-        scale = estimator.card.input_scale
-        height, width = (max(1, round(side * scale)) for side in self._likely_size)
-        self._warmed_size = height, width
-        self._is_warming = False
         try:
-            estimator.warm_up(*self._warmed_size, budget_ms=self._budget_ms())
+            self.estimator = load_estimator(self._config, self._notice)
+            self._get_ready()
         except DeviceLost as error:
             if self._config.on_device_error == "stop":
                 raise
             self._leave_device(error)
             if self.fatal:
                 raise RuntimeError(self.fatal) from error
-            return self.estimator
-        return estimator
+        return self.estimator
+
+    def _get_ready(self) -> None:
+        """Run the network at the camera's size, or the likely one, and choose the number of its threads."""
+        if self._warmed_size is None:
+            scale = self.estimator.card.input_scale
+            height, width = (max(1, round(side * scale)) for side in self._likely_size)
+            self._warmed_size = height, width
+        self.network_ms, self._more_threads = 0.0, MoreThreads()
+        self.estimator.warm_up(*self._warmed_size, budget_ms=self._budget_ms())
+        self.runtime = self.estimator.describe()
 
     def _compile(self) -> None:
         """Have all decoders compiled, or loaded, before packets wait for it: the camera's is not known yet."""
@@ -138,6 +147,7 @@ class Pipeline:
         self._report: EnergyReport | None = None
         self.last_stats: Stats | None = None
         self.failure = ""
+        self.network_ms = 0.0
 
     def reconfigure(self, config: NodeConfig) -> None:
         """Take other parameters from now on.
@@ -160,13 +170,13 @@ class Pipeline:
             MemoryError: there is not enough for windows of the packet's size.
         """
         stream = self.stream
-        closed, events = stream.windows.finished + stream.windows.empty, stream.windows.events
+        closed, events = stream.windows.finished + stream.windows.empty, stream.windows.decoded
         if self._shedding.sheds((time.monotonic_ns() - received_ns) / 1e6, self._longest_wait_ms(), closed):
             stream.shed(packet)
             return
         began_ns = time.thread_time_ns()
         stream.push(packet, received_ns)
-        self.decode_cost.add(stream.windows.events - events, time.thread_time_ns() - began_ns)
+        self.decode_cost.add(stream.windows.decoded - events, time.thread_time_ns() - began_ns)
         # The first packet tells the size; the network gets used to it before the first window is complete.
         if self.stream.spike_size != self._warmed_size and not self._is_warming:
             self._warmed_size, self._is_warming = self.stream.spike_size, True
@@ -222,22 +232,14 @@ class Pipeline:
         """What the network may take for a window, where the number of its threads is ours to choose."""
         return None if self._config.threads else _SHARE_OF_PERIOD * 1000.0 / self._config.rate_hz
 
-    def _keep_up(self) -> None:
-        """Take more threads where windows take longer than their period, and the number is ours to choose."""
-        threads = torch.get_num_threads()
-        if self._config.threads or threads >= ALL_THREADS or self.network_ms < 1000.0 / self._config.rate_hz:
-            return
-        torch.set_num_threads(min(2 * threads, ALL_THREADS))
-        self.network_ms = 0.0  # of other threads
-
     def _warm_up(self) -> None:
-        size = self._warmed_size
         try:
-            self.estimator.warm_up(*size, budget_ms=self._budget_ms())
+            self._get_ready()
         except DeviceError as error:
             self._leave_device(error)
         except Exception as error:
-            self._logger.error(f"the network cannot take windows of {size[1]}x{size[0]} px: {error}")
+            height, width = self._warmed_size or (0, 0)
+            self._logger.error(f"the network cannot take windows of {width}x{height} px: {error}")
         finally:
             self._is_warming = False
 
@@ -261,19 +263,29 @@ class Pipeline:
     def _leave_device(self, error: DeviceError) -> None:
         """Go on with the CPU, or give up, as `on_device_error` says."""
         self.failure = str(error)
+        if hasattr(self, "estimator") and not (isinstance(error, DeviceLost) and error.answers):
+            _dead.append(self.estimator)
         if self._config.on_device_error == "stop" or self.device_lost:
             self.fatal = f"the device is lost: {error}"
             self._logger.fatal(f"{self.fatal}; the node stops")
             return
         self._logger.error(f"the device is lost: {error}; going on with the CPU")
         try:
-            estimator = load_estimator(dataclasses.replace(self._config, device="cpu", runtime="auto"), self._notice)
-            estimator.warm_up(*self._warmed_size, budget_ms=self._budget_ms())
+            on_cpu = dataclasses.replace(self._config, device="cpu", runtime="auto")
+            self.estimator = load_estimator(on_cpu, self._notice)
+            self._get_ready()
         except Exception as another:
             self.fatal = f"the device is lost: {error}; the CPU cannot go on: {another}"
             self._logger.fatal(self.fatal)
             return
-        self.estimator, self.device_lost = estimator, str(error)
+        self.device_lost = str(error)
+
+    def _note_time(self, took_ms: float) -> None:
+        """Take what a window took; may change the number of threads, where that is ours to choose."""
+        self.network_ms += (took_ms - self.network_ms) * (0.2 if self.network_ms else 1.0)
+        if not self._config.threads:
+            self._more_threads.took(took_ms, 1000.0 / self._config.rate_hz)
+        self.runtime = self.estimator.describe()
 
     def _publish(self, window: SpikeWindow) -> None:
         estimator, stream, outputs, config = self.estimator, self.stream, self._outputs, self._config
@@ -283,18 +295,19 @@ class Pipeline:
         if config.mask_hot_pixels:
             self._hot.mask(window.spikes)
         calibration = self._calibrations.current
-        usable = calibration is not None and not calibration.misfit(*stream.sensor_size)
+        size = window.sensor_size  # the stream may be on to another camera's
+        usable = calibration is not None and not calibration.misfit(*size)
         focal_px = calibration.focal_px if calibration is not None and usable else None
         every = config.rates_every
-        if every and self._totals.published % every == 1 % every:  # not the first window, which is slow already
-            depth, self._report = estimator.measured(window.spikes, stream.sensor_size, focal_px)
+        # Not the first window, which is slow already.
+        if is_measured := bool(every) and self._totals.published % every == 1 % every:
+            depth, self._report = estimator.measured(window.spikes, size, focal_px)
         else:
-            depth = estimator(window.spikes, stream.sensor_size, focal_px)
-        depth = self._smooth(depth, window.stamp_ns)
+            depth = estimator(window.spikes, size, focal_px)
+        depth = self._smooth(depth, 1000 * window.t_end_us, focal_px)
         times.estimated_ns = time.monotonic_ns()
-        took_ms = (times.estimated_ns - times.taken_ns) / 1e6
-        self.network_ms += (took_ms - self.network_ms) * (0.2 if self.network_ms else 1.0)
-        self._keep_up()
+        if not is_measured:
+            self._note_time((times.estimated_ns - times.taken_ns) / 1e6)
         header = Header(frame_id=config.frame_id or window.frame_id)
         header.stamp.sec, header.stamp.nanosec = divmod(window.stamp_ns, 1_000_000_000)
         published = outputs.depth(header, depth, calibration)
@@ -302,7 +315,7 @@ class Pipeline:
         outputs.color(header, published, config.colormap_min_m, config.colormap_max_m)
         self._totals.published += 1
         stats = statistics(header, window, stream, self._inference.ledger, self._totals, self._others)
-        stats.runtime = estimator.describe()
+        stats.runtime = self.runtime
         stats.trained = not estimator.is_untrained
         stats.window_ms = stream.config.window_ms
         add_rates(stats, self._report)

@@ -42,11 +42,15 @@ def serve(make: Callable[[], Any], args: Sequence[str] | None) -> int:
         rclpy.logging.get_logger("depth").fatal(f"cannot start: {error}")
         rclpy.try_shutdown()
         return FAILED
+    code = FAILED
     try:
-        return _spin(node, stop)
+        code = _spin(node, stop)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
+    if code == DEVICE_LOST:
+        _end_now(code)  # without freeing what lies on the device
+    return code
 
 
 def _on_signal(stop: threading.Event) -> None:
@@ -59,11 +63,11 @@ def _on_signal(stop: threading.Event) -> None:
     watch.start()
 
 
-def _end_now() -> None:
+def _end_now(code: int = STOPPED) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     logging.shutdown()
-    os._exit(STOPPED)
+    os._exit(code)
 
 
 def _spin(node: Any, stop: threading.Event) -> int:

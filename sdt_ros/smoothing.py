@@ -30,17 +30,20 @@ class DepthSmoother:
         if not 0 <= time_constant_s < math.inf:
             raise ValueError(f"time_constant_s is {time_constant_s}, expected a finite number of at least 0")
         self.time_constant_s = time_constant_s
-        self._stamp_ns = 0
+        self._end_ns = 0
+        self._focal_px: float | None = None
         self._inverse: NDArray[np.float32] | None = None
 
-    def __call__(self, depth: NDArray[np.float32], stamp_ns: int) -> NDArray[np.float32]:
+    def __call__(self, depth: NDArray[np.float32], end_ns: int, focal_px: float | None = None) -> NDArray[np.float32]:
         """The mean up to a window.
 
-        It starts anew where the size changes or time goes back, and so it does for a pixel that was NaN.
+        It starts anew where size or lens change or time goes back, and so it does for a pixel that was NaN.
 
         Args:
             depth: of the window, float32 [H, W] metres; NaN where unknown.
-            stamp_ns: its stamp [ns].
+            end_ns: the window's end [ns] on the sensor's clock. Stamps will not do: while the host's clock is set they
+                stand still.
+            focal_px: of the lens that the metres are for; depth before another lens is of another scale.
 
         Returns:
             float32 [H, W] metres, NaN where this window's depth is.
@@ -49,9 +52,9 @@ class DepthSmoother:
             self._inverse = None
             return depth
         inverse = np.reciprocal(depth)
-        before, passed_s = self._inverse, (stamp_ns - self._stamp_ns) / 1e9
-        self._inverse, self._stamp_ns = inverse, stamp_ns
-        if before is None or before.shape != inverse.shape or passed_s <= 0:
+        before, passed_s, same_lens = self._inverse, (end_ns - self._end_ns) / 1e9, focal_px == self._focal_px
+        self._inverse, self._end_ns, self._focal_px = inverse, end_ns, focal_px
+        if before is None or before.shape != inverse.shape or passed_s <= 0 or not same_lens:
             return depth
         kept = np.float32(math.exp(-passed_s / self.time_constant_s))
         np.add(inverse, kept * (before - inverse), out=inverse, where=~np.isnan(before))

@@ -1,5 +1,7 @@
 """`sdt node` with a network whose device is lost after some windows: run as `python lost_device.py WINDOWS node ...`.
 
+With -1 windows it is lost while the network is loaded.
+
 The failure is that of the estimator, as the runtime raises it; everything else is the node's own.
 """
 
@@ -13,6 +15,8 @@ from sdt_ros.runtime.device import DeviceLost
 
 WINDOWS = int(sys.argv[1])
 _call = DepthEstimator.__call__
+_init = DepthEstimator.__init__
+_loads = 0
 _count = 0
 _first: DepthEstimator | None = None
 
@@ -27,5 +31,14 @@ def failing(self, spikes, output_size=None, focal_px=None):
     return _call(self, spikes, output_size, focal_px)
 
 
-DepthEstimator.__call__ = failing
+def failing_to_load(self, *arguments, **options):
+    global _loads
+    _loads += 1
+    if _loads == 1 and WINDOWS < 0:
+        raise DeviceLost("the GPU ran out of memory: another process has it all")
+    _init(self, *arguments, **options)
+
+
+DepthEstimator.__call__ = failing if WINDOWS >= 0 else _call
+DepthEstimator.__init__ = failing_to_load
 sys.exit(cli.main(sys.argv[2:]))

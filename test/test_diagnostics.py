@@ -142,7 +142,7 @@ def test_seconds_are_differences_and_begin_anew() -> None:
 def test_counts_are_taken_from_those_who_count() -> None:
     stream = EventStream(WindowConfig(), lambda window: window.release())
     stream.packets.received, stream.packets.lost, stream.packets.rejected, stream.packets.restarts = 1, 2, 3, 4
-    stream.windows.events, stream.windows.empty, stream.windows.shed = 5, 6, 3
+    stream.windows.decoded, stream.windows.empty, stream.windows.shed = 5, 6, 3
     counts = Counts.of(stream, Ledger(offered=20, taken=9, skipped=10, waiting=1), Totals(published=7, failed=2))
     assert counts == Counts(
         packets=1, lost=2, rejected=3, restarts=4, events=5, empty=6, published=7, failed=2, skipped=13

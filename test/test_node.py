@@ -238,6 +238,27 @@ def test_windows_with_few_events_are_empty(active: Graph, packets: list[EventPac
     assert seen.images and seen.ledger_closes and seen.stats[-1].windows_empty >= 2
 
 
+def test_events_between_windows_are_counted_too(graph: Graph, packets: list[EventPacket]) -> None:
+    """At 5 Hz, windows of 50 ms see a quarter of what comes."""
+    graph.bring_to("active", **{**UNTRAINED, "rate_hz": 5.0})
+    stream, windows = offline(packets, 5.0)
+    assert stream.windows.events < 0.5 * stream.windows.decoded
+    graph.publish(packets, speed=0.7)
+    last = graph.quiet().stats[-1]
+    assert last.packets_lost == 0 and stamp_ns(last.header) in windows
+    assert last.events_received > 1.5 * stream.windows.events
+
+
+def test_the_number_of_threads_is_told_as_it_is(graph: Graph, packets: list[EventPacket]) -> None:
+    """torch's own count is that of the thread that asks, which is not the one that runs the network."""
+    graph.bring_to("active", **{**UNTRAINED, "threads": 1})
+    graph.publish(packets[:60], speed=1)
+    assert "on cpu, 1 threads" in graph.quiet().stats[-1].runtime
+    graph.diagnostic(lambda status: "on cpu, 1 threads" in figures(status)["runtime"])
+    assert "configured: sdt_tiny, UNTRAINED; compiled" in graph.process.text()
+    assert "on cpu, 1 threads" in graph.process.text()
+
+
 def test_the_frame_can_be_named_while_running(active: Graph, packets: list[EventPacket]) -> None:
     assert active.set("frame_id", "my_eye")[0]
     active.publish(packets[:40], speed=1)

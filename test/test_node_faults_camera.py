@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
 
-from depth_graph import HEIGHT, UNTRAINED, WIDTH, Graph, figures, offline
+from depth_graph import HEIGHT, UNTRAINED, WIDTH, Graph, depth_of, figures, offline, stamp_ns
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from sdt_ros.events import EventPacket, PacketDecoder
 from sdt_ros.events.encoder import PacketEncoder
 from sdt_ros.events.sinks import EVENT_DTYPE
+from sdt_ros.node import DepthNode
 
 pytestmark = pytest.mark.ros
 
@@ -162,6 +166,35 @@ def test_hot_pixels_are_named_and_masked(graph: Graph, packets: list[EventPacket
     assert graph.set("mask_hot_pixels", True)[0]
     graph.diagnostics.clear()
     graph.said("(77, 33); masked")
+
+
+def test_depth_follows_while_the_hosts_clock_is_set_back(graph: Graph, packets: list[EventPacket]) -> None:
+    """Set back by less than a restart, stamps stand still for as long; the sensor's time, and depth, do not."""
+    graph.bring_to("active", **{**UNTRAINED, "smoothing_s": 0.1})
+    graph.publish(packets[:70], speed=0.7)
+    graph.publish(shifted(packets[70:], -0.4), speed=0.7)
+    seen = graph.quiet()
+    assert seen.ledger_closes and seen.stats[-1].stream_resets == 0
+    still = [
+        np.abs(depth_of(after) / depth_of(before) - 1).mean()
+        for before, after in pairwise(seen.images)
+        if stamp_ns(after.header) - stamp_ns(before.header) < 1000
+    ]
+    assert len(still) >= 3 and min(still) > 1e-3
+
+
+def test_what_waits_behind_a_timer_is_no_silence() -> None:
+    """The executor takes timers first: held up by something else, it finds the silence before the packets."""
+    closed_after_ms: list[float] = []
+    node = SimpleNamespace(
+        _is_idle=False, _idle_since_ns=time.monotonic_ns() - S_NS, _state="active",
+        _pipeline=SimpleNamespace(close_after=closed_after_ms.append),
+        get_parameter=lambda name: SimpleNamespace(value=False),
+    )  # fmt: skip
+    DepthNode._look_at_silence(node)
+    assert not closed_after_ms
+    DepthNode._look_at_silence(node)  # nothing was taken in between: it is silence
+    assert closed_after_ms[0] == pytest.approx(1000, rel=0.5)
 
 
 def test_silence_closes_the_last_window_where_asked_to(active: Graph, packets: list[EventPacket]) -> None:

@@ -63,6 +63,16 @@ def test_lost_while_it_is_warmed_it_takes_the_cpu(tmp_path: Path) -> None:
         graph.said("the network runs on the CPU")
 
 
+def test_lost_while_it_is_loaded_it_takes_the_cpu(tmp_path: Path) -> None:
+    """As at boot, on a GPU that another process has filled."""
+    with running_node(tmp_path, program=(LOST, "-1")) as graph:
+        graph.bring_to("active", **UNTRAINED)
+        graph.diagnostics.clear()
+        graph.publish(pattern_packets(tmp_path)[:100], speed=0.5)
+        assert graph.quiet(0.6).images
+        assert "another process has it all" in graph.said("the network runs on the CPU").message
+
+
 def test_lost_while_it_is_warmed_it_cannot_configure_where_it_is_to_stop(tmp_path: Path) -> None:
     """Nothing is promised yet: the reason is told, and the parameters can be set otherwise."""
     with running_node(tmp_path, program=(LOST, "0")) as graph:

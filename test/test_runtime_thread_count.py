@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sdt_ros.runtime.thread_count import fewest_threads
+from sdt_ros.runtime import thread_count
+from sdt_ros.runtime.thread_count import MoreThreads, fewest_threads
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +38,42 @@ def test_the_fewest_threads_that_are_fast_enough(
     assert fewest_threads(run, budget_ms, 3) == chosen
     assert torch.get_num_threads() == chosen
     assert tried == [threads for threads in ms_by_threads for _ in range(3)]
+
+
+@pytest.fixture
+def more(monkeypatch: pytest.MonkeyPatch) -> MoreThreads:
+    """A rule for a machine of four cores, of which torch uses one."""
+    monkeypatch.setattr(thread_count, "ALL_THREADS", 4)
+    torch.set_num_threads(1)
+    return MoreThreads()
+
+
+def run(more: MoreThreads, windows: int, ms_by_threads: dict[int, float]) -> int:
+    """Windows that take so long with so many threads, 50 ms apart; returns how many threads there are then."""
+    for _ in range(windows):
+        more.took(ms_by_threads[torch.get_num_threads()], 50.0)
+    return torch.get_num_threads()
+
+
+def test_who_falls_behind_gets_more_threads(more: MoreThreads) -> None:
+    assert run(more, 9, {1: 60}) == 1
+    assert run(more, 1, {1: 60}) == 2
+    assert run(more, 100, {2: 40}) == 2
+
+
+def test_hiccups_and_slow_first_windows_change_nothing(more: MoreThreads) -> None:
+    assert run(more, 4, {1: 400}) == 1
+    for _ in range(20):
+        assert run(more, 9, {1: 30}) == run(more, 1, {1: 200}) == 1
+
+
+def test_threads_that_do_not_help_are_given_back_for_good(more: MoreThreads) -> None:
+    """As where two of them share a core, or a container has less processor time than cores."""
+    assert run(more, 10, {1: 90}) == 2
+    assert run(more, 10, {2: 88}) == 1
+    assert run(more, 200, {1: 90}) == 1
+
+
+def test_threads_that_help_too_little_are_doubled_again(more: MoreThreads) -> None:
+    assert run(more, 30, {1: 160, 2: 90, 4: 60}) == 4
+    assert run(more, 30, {4: 60}) == 4  # there are no more

@@ -41,11 +41,20 @@ def test_nothing_known_is_nothing_told_and_leaves_no_trace() -> None:
     assert np.isnan(smooth(gap, SECOND + SECOND // 10)[0, 0])
 
 
-@pytest.mark.parametrize("shape, stamp_ns", [((3, 3), 2 * SECOND), ((2, 3), SECOND), ((2, 3), 0)])
-def test_another_size_and_time_that_stands_or_goes_back_start_anew(shape: tuple[int, int], stamp_ns: int) -> None:
+@pytest.mark.parametrize("shape, end_ns", [((3, 3), 2 * SECOND), ((2, 3), SECOND), ((2, 3), 0)])
+def test_another_size_and_time_that_stands_or_goes_back_start_anew(shape: tuple[int, int], end_ns: int) -> None:
     smooth = DepthSmoother(10.0)
     smooth(flat(4.0), SECOND)
-    np.testing.assert_array_equal(smooth(flat(2.0, shape), stamp_ns), flat(2.0, shape))
+    np.testing.assert_array_equal(smooth(flat(2.0, shape), end_ns), flat(2.0, shape))
+
+
+def test_another_lens_starts_anew() -> None:
+    """Metres before another lens are of another scale: a mean of both would be of neither."""
+    smooth = DepthSmoother(10.0)
+    smooth(flat(4.0), SECOND, 300.0)
+    np.testing.assert_array_equal(smooth(flat(2.0), 2 * SECOND, 150.0), flat(2.0))
+    assert smooth(flat(4.0), 3 * SECOND, 150.0)[0, 0] < 2.5
+    np.testing.assert_array_equal(smooth(flat(1.0), 4 * SECOND), flat(1.0))  # none is another one too
 
 
 def test_without_a_time_constant_depth_is_the_windows_own() -> None:

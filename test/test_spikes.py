@@ -85,6 +85,7 @@ def test_windows_are_those_of_brute_force(encoding, config, seed, span_ms, start
     expected = reference(decode(packets), config, size=size)
     assert_windows(camera.windows, expected.finished(config))
     assert_counts(camera.binner.counters, expected, config)
+    assert camera.binner.counters.decoded == events.size  # those between windows among them
     camera.assert_clear()
     assert camera.binner.counters.abandoned == expected.open
 

@@ -250,6 +250,9 @@ def test_another_encoding_or_sensor_starts_over_once():
     assert_same([window for run in runs for window in run], camera.windows)
     assert camera.windows[-1].spikes.shape == (3, 2, 60, 90)
     assert camera.stream.sensor_size == (60, 90)
+    assert [window.sensor_size for window in camera.windows] == [
+        size for run, size in zip(runs, (SENSOR, SENSOR, (60, 90)), strict=True) for _ in run
+    ]
     assert camera.notices == [
         "event stream started over: the camera now sends mono of 48x40 px",
         "event stream started over: the camera now sends mono of 90x60 px",

@@ -59,12 +59,12 @@ class RecordingSource:
             EvaluationError: a packet cannot be read.
         """
         windows = self._as_the_node() if self._schedule == "node" else self._at_the_truth()
-        for number, stamp_ns, spikes, events in windows:
+        for number, stamp_ns, spikes, events, end_ns in windows:
             self._given.append(number)
             truth = None if number is None else self._truth.frames[number]
             truth_ns = None if number is None else int(self._truth.stamps[number])
             focal_px = self._rectifier.focal_px(*spikes.shape[2:])
-            yield Window(self._bag.path.stem, stamp_ns, spikes, truth, truth_ns, events, focal_px)
+            yield Window(self._bag.path.stem, stamp_ns, spikes, truth, truth_ns, events, focal_px, end_ns)
 
     def finish(self, depth: np.ndarray) -> np.ndarray:
         """Depth on the rectified grid, as the node publishes it."""
@@ -85,7 +85,7 @@ class RecordingSource:
             "depth_unmatched": sum(number is None for number in self._given),
         }
 
-    def _at_the_truth(self) -> Iterator[tuple[int | None, int, np.ndarray, int]]:
+    def _at_the_truth(self) -> Iterator[tuple[int | None, int, np.ndarray, int, int | None]]:
         truth, config = self._truth, self._windows
         ready: list[StampedWindow] = []
         stream = StampedWindows(truth.stamps, config.window_us, config.bins, 1.0, ready.append)
@@ -96,7 +96,7 @@ class RecordingSource:
                 if window.events < max(1, config.min_events):
                     empty += 1
                     continue
-                yield window.number, int(truth.stamps[window.number]), window.spikes, window.events
+                yield window.number, int(truth.stamps[window.number]), window.spikes, window.events, None
             ready.clear()
         stream.finish()
         self._counts = {
@@ -108,7 +108,7 @@ class RecordingSource:
             "events": stream.events,
         }
 
-    def _as_the_node(self) -> Iterator[tuple[int | None, int, np.ndarray, int]]:
+    def _as_the_node(self) -> Iterator[tuple[int | None, int, np.ndarray, int, int | None]]:
         half_period_ns = round(float(self._windows.period_us) * 500)
         ready: list[SpikeWindow] = []
         stream = EventStream(self._windows, lambda window: ready.append(window.detach()))
@@ -116,7 +116,7 @@ class RecordingSource:
             self._push(stream, packet)
             for window in ready:
                 number = nearest(self._truth.stamps, window.stamp_ns, half_period_ns)
-                yield number, window.stamp_ns, window.spikes, window.events
+                yield number, window.stamp_ns, window.spikes, window.events, 1000 * window.t_end_us
             ready.clear()
         self._counts = {
             "windows_due": stream.windows.due,

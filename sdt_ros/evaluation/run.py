@@ -144,7 +144,8 @@ def evaluate(
         else:
             depth = timed(window.spikes, window.focal_px)
         if smooth is not None:
-            depth = smooth(depth, window.stamp_ns)
+            end_ns = window.stamp_ns if window.end_ns is None else window.end_ns
+            depth = smooth(depth, end_ns, window.focal_px)
         work.windows += 1
         probed = {}
         if probe_every and window.truth is not None and with_truth % probe_every == 0:

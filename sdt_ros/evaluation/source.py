@@ -23,6 +23,7 @@ class Window:
         truth_ns: stamp of the truth [ns].
         events: in the window; None where they are not counted.
         focal_px: focal length of the camera on the grid of the spikes [px]; None where it is not known.
+        end_ns: its end on the sensor's clock [ns]; None where `stamp_ns` is of no other clock.
     """
 
     group: str
@@ -32,6 +33,7 @@ class Window:
     truth_ns: int | None = None
     events: int | None = None
     focal_px: float | None = None
+    end_ns: int | None = None
 
 
 class Source(Protocol):

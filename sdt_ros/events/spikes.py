@@ -40,6 +40,7 @@ class SpikeWindow:
         finished_ns: when it was handed over, on the same clock [ns].
         packets_lost: packets that went missing since the window before.
         frame_id: optical frame of the camera.
+        sensor_size: height and width of the sensor that it is of [px].
     """
 
     index: int
@@ -53,6 +54,7 @@ class SpikeWindow:
     finished_ns: int = 0
     packets_lost: int = 0
     frame_id: str = ""
+    sensor_size: tuple[int, int] = (0, 0)
     _home: list[int] | None = None
     _slot: int = -1
 
@@ -82,6 +84,7 @@ class WindowCounters:
         shed: windows of which packets were left undecoded.
         early: windows closed by `close_open`, among the finished and empty ones.
         events: events that fell into any window's time.
+        decoded: events on the sensor, those between windows and those that came late among them.
         late: events that arrived after a window of their time was closed.
         time_jumps: jumps of the sensor's time that made the windows start over.
         abandoned: open windows given up because the stream started over; they were not due.
@@ -93,6 +96,7 @@ class WindowCounters:
     shed: int = 0
     early: int = 0
     events: int = 0
+    decoded: int = 0
     late: int = 0
     time_jumps: int = 0
     abandoned: int = 0
@@ -216,6 +220,7 @@ class SpikeBinner:
 
     def _count(self, events: int) -> None:
         if events:
+            self.counters.decoded += events
             for window in self._filling:
                 window.events += events
             if self._filling:

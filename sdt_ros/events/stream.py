@@ -294,7 +294,7 @@ class EventStream:
             stamp_ns = self._last_stamp_ns + 1
         self._last_stamp_ns = window.stamp_ns = stamp_ns
         window.received_ns = self._received_ns
-        window.frame_id = packet.frame_id
+        window.frame_id, window.sensor_size = packet.frame_id, self.sensor_size
         window.packets_lost, self._lost_since_window = self._lost_since_window, 0
         window.finished_ns = time.monotonic_ns()
         self._on_window(window)

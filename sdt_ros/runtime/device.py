@@ -19,6 +19,14 @@ class DeviceError(RuntimeError):
 class DeviceLost(DeviceError):  # noqa: N818  a loss is what it is
     """The device was there and gave up: no memory is left, or it stopped working. The message says which."""
 
+    @property
+    def answers(self) -> bool:
+        """Whether the device still works and only lacks memory.
+
+        To free what lies on one that does not can end the process: it answers with an error where nobody can catch it.
+        """
+        return isinstance(self.__cause__, torch.cuda.OutOfMemoryError)
+
 
 @contextmanager
 def device_errors() -> Iterator[None]:

@@ -245,8 +245,7 @@ class DepthEstimator:
         if self._spare is None:
             raise lost
         network, self._spare = self._spare, None
-        if not isinstance(lost.__cause__, torch.cuda.OutOfMemoryError):
-            # Giving back its memory asks the device, which answers with an error where nobody can catch it.
+        if not lost.answers:
             self._dead = getattr(self, "_runtime", None)
         self.device_failure = str(lost)
         _log.warning("going on on the CPU, slower: %s", self.device_failure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 
@@ -11,6 +12,37 @@ ALL_THREADS = torch.get_num_threads()
 """What torch takes by itself: the machine's cores, or OMP_NUM_THREADS."""
 
 _RUNS = 3
+_WINDOWS = 10  # that a verdict is based on: one hiccup of the machine is none
+_WORTH = 0.9  # of the time before, that windows may take with twice the threads
+
+
+class MoreThreads:
+    """Gives the network more threads while it falls behind, and takes them back where they do not make it faster.
+
+    To be used in the thread that runs the network, and made anew for another size of windows.
+    """
+
+    def __init__(self) -> None:
+        self._most = ALL_THREADS
+        self._took_ms: list[float] = []
+        self._before: tuple[int, float] | None = None  # threads and milliseconds, while more of them are on trial
+
+    def took(self, window_ms: float, period_ms: float) -> None:
+        """Take what a window took [ms], and the time from one to the next [ms]; may set torch's threads."""
+        self._took_ms.append(window_ms)
+        if len(self._took_ms) < _WINDOWS:
+            return
+        typical_ms, threads = statistics.median(self._took_ms), torch.get_num_threads()
+        self._took_ms.clear()
+        if self._before is not None:
+            (fewer, before_ms), self._before = self._before, None
+            if typical_ms > _WORTH * before_ms:
+                torch.set_num_threads(fewer)
+                self._most = fewer
+                return
+        if typical_ms >= period_ms and threads < self._most:
+            self._before = threads, typical_ms
+            torch.set_num_threads(min(2 * threads, self._most))
 
 
 def fewest_threads(run: Callable[[], object], budget_ms: float, most: int) -> int:

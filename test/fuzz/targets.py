@@ -26,6 +26,7 @@ from sdt_ros.calibration import Calibration, CalibrationError
 from sdt_ros.events import PacketDecoder, SpikeWindow, WindowConfig
 from sdt_ros.events.encodings import CODECS, parse_encoding
 from sdt_ros.events.packet import EventPacket
+from sdt_ros.events.spikes import MOST_WALKED_US
 from sdt_ros.events.stream import EventStream
 from sdt_ros.network import load_checkpoint
 from sdt_ros.network.card import Card, CheckpointError
@@ -133,7 +134,7 @@ def _windows(sent: list[EventPacket]) -> None:
 
     def take(window: SpikeWindow) -> None:
         require(int(window.spikes.max()) == 1, "a finished window without spikes, or with others than 0 and 1")
-        require(window.index >= 0 and window.stamp_ns >= -(10**10), "a window before time began")
+        require(window.index >= 0 and window.stamp_ns >= -1000 * MOST_WALKED_US, "a window before time began")
         require(window.packets_lost < 1 << 32, "more packets lost than the message can say")
         lent.append(window)
         if len(lent) > 2:  # later than it was finished, as the network does

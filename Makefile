@@ -57,6 +57,7 @@ fuzz: $(STAMP) ## run 20 million mutated packets through the decoders (FUZZ_FLAG
 
 lint: $(STAMP) ## run ruff and mypy
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
 install: $(STAMP) ## set up .venv only

@@ -43,7 +43,6 @@ setup(
             "mypy>=1.8",
             "ruff>=0.6",
             "mcap>=1.1",
-            "lz4>=4.0",
             "mujoco>=3.1",  # an independent ray caster
             "triton>=3.4; sys_platform == 'linux'",  # its interpreter runs the GPU's kernels
             "onnx>=1.16",  # makes the networks that the ONNX teacher is tested with

@@ -43,7 +43,7 @@ def arguments() -> list[DeclareLaunchArgument]:
         declare("camera_info_url", "", "calibration file instead of the topic, file:///... or package://..."),
         declare("pointcloud", "false", "publish depth/points with depth_image_proc", BOOLEAN),
         declare("rviz", "false", "show depth in RViz", BOOLEAN),
-        declare("autostart", "true", "configure and activate at start; false = wait for a lifecycle manager", BOOLEAN),
+        declare("autostart", "", "configure and activate at start, or wait; empty = as in params_file", AS_CONFIGURED),
         declare("log_level", "info", "least severe message of the node's log", LEVELS),
         declare("use_sim_time", "false", "take time from /clock", BOOLEAN),
         declare("respawn", "false", "start the node again when it dies", BOOLEAN),
@@ -65,9 +65,7 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     parameters: dict[str, str | bool] = {
         name: value(name) for name in ("weights", "device", "camera_info_url") if value(name)
     }
-    if value("allow_untrained"):
-        parameters["allow_untrained"] = is_true("allow_untrained")
-    parameters["autostart"] = is_true("autostart")
+    parameters |= {name: is_true(name) for name in ("allow_untrained", "autostart") if value(name)}
     parameters["use_sim_time"] = is_true("use_sim_time")
 
     # The node itself goes through its transitions: launch_ros's own autostart is not in Humble.

@@ -1,8 +1,14 @@
-"""Plays a recording through the depth node. All arguments of depth.launch.py may be given too."""
+"""Plays a recording through the depth node.
+
+All arguments of depth.launch.py may be given too, but for `use_sim_time`, which follows `clock`.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -11,8 +17,6 @@ from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-
-from sdt_ros.bags import CAMERA_INFO_TYPE, EVENT_PACKET_TYPE, BagError, camera_info_topic, open_bag
 
 DEPTH = Path(get_package_share_directory("sdt_ros")) / "launch/depth.launch.py"
 BOOLEAN = ["true", "false"]
@@ -44,26 +48,24 @@ def arguments() -> list[DeclareLaunchArgument]:
     ]
 
 
-def only_topic(path: str, message_type: str, argument: str) -> str | None:
-    """Returns the recording's topic of a type, None if it has none; raises RuntimeError if it has several."""
-    try:
-        with open_bag(Path(path).expanduser()) as bag:
-            names = sorted(info.name for info in bag.topics.values() if info.type == message_type)
-    except BagError as error:
-        raise RuntimeError(f"bag:={path}: {error}") from error
+def recorded(path: str) -> dict[str, Any]:
+    """Returns what `python3 -m sdt_ros.bags` finds in a recording; raises RuntimeError where it cannot be read.
+
+    A process of its own, as the nodes are: it sees the virtual environment that is active, `ros2 launch` does not.
+    """
+    command = ["python3", "-m", "sdt_ros.bags", str(Path(path).expanduser())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"bag:={path}: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def only(names: list[str], path: str, argument: str) -> str | None:
+    """Returns the one name, None if there is none; raises RuntimeError if there are several."""
     if len(names) > 1:
-        raise RuntimeError(f"bag:={path} has several topics of {message_type}: choose one of {names} with {argument}:=")
+        raise RuntimeError(f"bag:={path} has several topics for {argument}: choose one of {names} with {argument}:=")
     return names[0] if names else None
-
-
-def calibration(path: str, events: str) -> str | None:
-    """Returns the topic of the event camera's calibration; raises RuntimeError where it cannot be told from others."""
-    try:
-        with open_bag(Path(path).expanduser()) as bag:
-            beside = camera_info_topic(bag, events)
-    except BagError as error:
-        raise RuntimeError(f"bag:={path}: {error}") from error
-    return beside or only_topic(path, CAMERA_INFO_TYPE, "camera_info")
 
 
 def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -72,10 +74,12 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    events = value("events") or only_topic(value("bag"), EVENT_PACKET_TYPE, "events")
+    bag = recorded(value("bag"))
+    events = value("events") or only(bag["events"], value("bag"), "events")
     if events is None:
-        raise RuntimeError(f"bag:={value('bag')} has no {EVENT_PACKET_TYPE} messages to make depth from")
-    camera_info = value("camera_info") or calibration(value("bag"), events)
+        raise RuntimeError(f"bag:={value('bag')} has no event_camera_msgs/msg/EventPacket to make depth from")
+    camera_info = value("camera_info") or bag["camera_info_of"].get(events)
+    camera_info = camera_info or only(bag["camera_infos"], value("bag"), "camera_info")
     # A recording's own depth images, say, have no subscriber: wait for the node's. A name given may not be recorded.
     found = [(value("events"), events), (value("camera_info"), camera_info)]
     awaited = [name for given, name in found if name and not given]

@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +38,7 @@ from sdt_ros.bags import (
 from sdt_ros.bags.prefetch import prefetched
 from sdt_ros.bags.types import message_class, typestore
 from sdt_ros.events.packet import EventPacket
-from sdt_ros.simulation.patterns import camera_info
+from sdt_ros.simulation.patterns import camera_info, write_pattern_bag
 
 RECORDINGS = Path(__file__).parents[2] / "shared/data/recordings"
 EVENTS = "/event_camera/events"
@@ -432,3 +434,15 @@ def test_the_calibration_is_the_one_beside_the_events(
             bag.write(topic, CAMERA_INFO_TYPE, 1, data)
     with open_bag(tmp_path / "bag") as reader:
         assert camera_info_topic(reader, "/cam/events") == expected
+
+
+def test_what_a_bag_holds_is_told_to_other_pythons(tmp_path: Path) -> None:
+    """As launch/replay.launch.py asks, which may run by a Python that cannot import the reader."""
+    write_pattern_bag(tmp_path / "bag", seconds=0.1, width=64, height=48, packet_ms=5)
+    asked = [sys.executable, "-m", "sdt_ros.bags"]
+    told = subprocess.run([*asked, str(tmp_path / "bag")], capture_output=True, text=True, check=True).stdout
+    info = "/event_camera/camera_info"
+    assert json.loads(told) == {"events": [EVENTS], "camera_infos": [info], "camera_info_of": {EVENTS: info}}
+    refused = subprocess.run([*asked, str(tmp_path / "none")], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and refused.stderr.startswith(f"there is no bag at {tmp_path / 'none'}")
+    assert len(refused.stderr.splitlines()) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdt_ros.bench import network, network_parts, network_peer
+from sdt_ros.bench import network, network_parts, other_process
 from sdt_ros.cli import main
 from sdt_ros.network import Card, NetworkConfig, build_network, save_checkpoint
 
@@ -103,6 +103,6 @@ def test_a_missing_peer_is_named(
 def test_a_peer_that_gives_up_says_why(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(network_peer.sys, "executable", "/bin/false")
+    monkeypatch.setattr(other_process.sys, "executable", "/bin/false")
     assert main(["bench", "network", "--weights", str(weights), "--size", "32x32"]) == 2
     assert "the peer's process ended: it said nothing" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdt_ros.bench.training import use_spikingjelly
+from sdt_ros.bench.spikingjelly_neurons import use_spikingjelly
 from sdt_ros.cli import main
 from sdt_ros.network import MLIF, build_network
 from sdt_ros.network.config import NetworkConfig

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdt_ros.bench.measure import machine
-from sdt_ros.bench.network_peer import PEERS, PeerError
+from sdt_ros.bench.network_peer import PEERS
+from sdt_ros.bench.other_process import OtherProcessError
 from sdt_ros.weights import weights_file
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
             copy.deepcopy(network.eval()), card, args.preset if args.weights is None else str(args.weights),
             (int(height), int(width)), args.device, args.runtime, args.against, args.rounds,
         )  # fmt: skip
-    except (CheckpointError, DeviceError, PeerError, ValueError) as error:
+    except (CheckpointError, DeviceError, OtherProcessError, ValueError) as error:
         return _refuse(str(error))
     except ImportError as error:
         print(f"sdt bench network: {error.name} is missing: pip install --no-deps spikingjelly", file=sys.stderr)

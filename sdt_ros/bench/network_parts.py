@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sdt_ros.bench.measure import median_seconds
-from sdt_ros.bench.network_peer import started
+from sdt_ros.bench.network_peer import peer_process
 from sdt_ros.bench.peak_memory import made_and_run
 from sdt_ros.network import MLIF, Card, EnergyRecorder, SpikingDepthTransformer, synthetic_events
 from sdt_ros.runtime import CudaRuntime, DepthEstimator, resolve_device
@@ -104,7 +104,7 @@ def measure(
 
     Raises:
         ImportError: spikingjelly is missing.
-        PeerError: the peer's process gave up.
+        OtherProcessError: the peer's process gave up.
         DeviceError: the device or runtime is not there.
     """
     spikes = synthetic_events(card.bins, *size, card.network.polarities)
@@ -121,13 +121,13 @@ def measure(
         show(estimator)
 
     all_ours: list[float] = []
-    with started(plain, card, against, size, str(where), torch.get_num_threads()) as peer:
+    with peer_process(plain, card, against, size, str(where), torch.get_num_threads()) as peer:
         estimator, peak = made_and_run(
             lambda: DepthEstimator(copy.deepcopy(plain), card, device, runtime=runtime), show, where
         )
         ours = estimator._runtime
-        medians = median_seconds({"ours": _timed(run_ours, all_ours), "peer": peer.run}, rounds, "network")
-        peer_neurons = peer.neurons()
+        medians = median_seconds({"ours": _timed(run_ours, all_ours), "peer": peer.seconds}, rounds, "network")
+        peer_neurons, peer_peak = peer.ask("neurons")["text"], peer.ask("peak")["bytes"]
     # Hooks do not see what a graph replays.
     stepwise = (lambda: ours.uncaptured(on_device[0])) if isinstance(ours, CudaRuntime) else run_ours
     stages = _by_stage(ours._network, stepwise, max(3, rounds // 2))  # type: ignore[attr-defined]
@@ -148,7 +148,7 @@ def measure(
         threads=torch.get_num_threads(), median_ms=1e3 * medians["ours"], least_ms=1e3 * min(all_ours), peer=against,
         peer_neurons=peer_neurons, peer_median_ms=1e3 * medians["peer"],
         ratio=medians["peer"] / medians["ours"], stages_ms=stages,
-        peak_mb=peak / 1e6, peer_peak_mb=peer.peak_bytes / 1e6,
+        peak_mb=peak / 1e6, peer_peak_mb=peer_peak / 1e6,
         mean_rate=float(np.mean(list(rates.values()))), peer_mean_rate=float(np.mean(list(exact_rates.values()))),
         worst_rate_difference=max(abs(rates[layer] - rate) for layer, rate in exact_rates.items()),
         log_depth_difference=float((depth.cpu() - expected).abs().mean()), gmac=macs / 1e9, bytes_mb=moved / 1e6,

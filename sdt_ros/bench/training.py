@@ -1,29 +1,26 @@
 """`sdt bench training`: samples a second of whole training steps, against the same network with spikingjelly's neurons.
 
-Three copies of one network with the same weights take turns on the same batch: compiled layers as `sdt-distill train`
-uses them, the plain modules, and the plain modules with spikingjelly's multi-step neurons of the same constants. A step
-is forward, scale-invariant loss, backward, gradient clipping and AdamW.
+Three copies of one network with the same weights take turns, each in a process of its own, on batches of one kind:
+compiled layers as `sdt-distill train` uses them, the plain modules, and the plain modules with spikingjelly's
+multi-step neurons of the same constants. A step is forward, scale-invariant loss, backward, clipping and AdamW.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
-import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdt_ros.bench.measure import machine, median_seconds
+from sdt_ros.bench.other_process import OtherProcessError, other_process
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
 
-_BINS, _EVENT_RATE = 4, 0.08
 PRECISIONS = ("bfloat16", "float32")
 
 
@@ -96,6 +93,7 @@ def add_parser(benchmarks: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `sdt bench training`; returns the exit code."""
+    from sdt_ros.bench.training_side import BINS
     from sdt_ros.network.config import presets
     from sdt_ros.runtime import DeviceError, resolve_device
 
@@ -121,12 +119,15 @@ def run(args: argparse.Namespace) -> int:
         result = measure(
             args.preset, int(height), int(width), args.batch, args.rounds, args.precision, args.cpu_time, device
         )
+    except OtherProcessError as error:
+        print(f"sdt bench training: {error}", file=sys.stderr)
+        return 1
     except ImportError as error:
         print(f"sdt bench training: {error.name} is missing: pip install --no-deps spikingjelly", file=sys.stderr)
         return 1
     clock = "processor time of one thread" if args.cpu_time else "wall clock"
     print(f"{machine()}; {result.device}; median of {args.rounds} rounds, {clock}")
-    print(f"{result.preset}, {args.size}, T = {_BINS}, batch {result.batch}, {result.precision}; kept for backward")
+    print(f"{result.preset}, {args.size}, T = {BINS}, batch {result.batch}, {result.precision}; kept for backward")
     for name, speed, kept, peak in (
         ("compiled layers", result.samples_s, result.kept_mb, result.peak_mb),
         ("plain modules", result.eager_samples_s, result.eager_kept_mb, result.eager_peak_mb),
@@ -165,136 +166,30 @@ def measure(
 
     Raises:
         ImportError: spikingjelly is missing.
+        OtherProcessError: a side's process gave up.
     """
     import torch
 
-    from sdt_distill.kernels import use_fused_layers
-    from sdt_ros.network import build_network
+    from sdt_ros.bench.training_side import SIDES
 
-    torch.manual_seed(0)
-    plain = build_network(preset)
-    networks: dict[str, nn.Module] = {
-        "ours": use_fused_layers(copy.deepcopy(plain)),
-        "peer": use_spikingjelly(copy.deepcopy(plain)),
-        "eager": plain,
-    }
-    for network in networks.values():
-        network.to(device)
-    spikes = (torch.rand(batch, _BINS, 2, height, width) < _EVENT_RATE).float().to(device)
-    depth_m = (torch.rand(batch, 1, height, width) * 20 + 1).to(device)
-
-    def clock() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.process_time() if cpu_time else time.perf_counter()
-
-    steps = {name: _step(network, spikes, depth_m, precision, clock) for name, network in networks.items()}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if cpu_time else threads)
-    try:
-        kept = {name: _kept_bytes(networks[name], step) / batch / 1e6 for name, step in steps.items()}
-        peak = {name: _peak_bytes(step, device) for name, step in steps.items()}
-        spent = median_seconds(steps, rounds, "training")
-    finally:
-        torch.set_num_threads(threads)
-    speed = {name: batch / seconds for name, seconds in spent.items()}
-    peak_mb = {name: None if most is None else most / batch / 1e6 for name, most in peak.items()}
+    told = {
+        "preset": preset, "batch": batch, "height": height, "width": width, "precision": precision,
+        "device": str(device), "threads": 1 if cpu_time else torch.get_num_threads(), "cpu_time": cpu_time,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        sides = {
+            side: stack.enter_context(other_process(side, "sdt_ros.bench.training_side", {**told, "side": side}))
+            for side in SIDES
+        }
+        kept = {side: process.ask("kept")["bytes"] / batch / 1e6 for side, process in sides.items()}
+        peak = {side: process.ask("peak")["bytes"] for side, process in sides.items()}
+        spent = median_seconds({side: process.seconds for side, process in sides.items()}, rounds, "training")
+    speed = {side: batch / seconds for side, seconds in spent.items()}
+    peak_mb = {side: None if most is None else most / batch / 1e6 for side, most in peak.items()}
     return TrainingResult(
         preset, height, width, batch, precision, cpu_time,
-        samples_s=speed["ours"], eager_samples_s=speed["eager"], peer_samples_s=speed["peer"],
-        ratio=speed["ours"] / speed["peer"], eager_ratio=speed["ours"] / speed["eager"],
-        kept_mb=kept["ours"], eager_kept_mb=kept["eager"], peer_kept_mb=kept["peer"], device=str(device),
-        peak_mb=peak_mb["ours"], eager_peak_mb=peak_mb["eager"], peer_peak_mb=peak_mb["peer"],
+        samples_s=speed["compiled"], eager_samples_s=speed["plain"], peer_samples_s=speed["spikingjelly"],
+        ratio=speed["compiled"] / speed["spikingjelly"], eager_ratio=speed["compiled"] / speed["plain"],
+        kept_mb=kept["compiled"], eager_kept_mb=kept["plain"], peer_kept_mb=kept["spikingjelly"], device=str(device),
+        peak_mb=peak_mb["compiled"], eager_peak_mb=peak_mb["plain"], peer_peak_mb=peak_mb["spikingjelly"],
     )  # fmt: skip
-
-
-def use_spikingjelly(network: nn.Module) -> nn.Module:
-    """Put spikingjelly's multi-step `LIFNode` (ATan surrogate, detached reset) for every MLIF, in place.
-
-    On a CPU spikingjelly computes it by torch, on a GPU by the best of its own kernels that it finds there.
-
-    Raises:
-        ImportError: spikingjelly is missing.
-    """
-    from spikingjelly.activation_based import neuron, surrogate
-    from torch import nn
-
-    from sdt_ros.network import MLIF
-
-    class Resting(nn.Module):
-        """spikingjelly's neurons keep their membranes between calls; these start at rest."""
-
-        def __init__(self, plain: MLIF) -> None:
-            super().__init__()
-            self.neurons = neuron.LIFNode(
-                tau=plain.tau, v_threshold=plain.threshold, v_reset=0.0, detach_reset=True, step_mode="m",
-                surrogate_function=surrogate.ATan(plain.alpha),
-            )  # fmt: skip
-
-        def forward(self, current: Tensor) -> Tensor:
-            self.neurons.reset()
-            spikes: Tensor = self.neurons(current)
-            return spikes
-
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, MLIF):
-                setattr(parent, name, Resting(child))
-    return network
-
-
-def _step(
-    network: nn.Module, spikes: Tensor, depth_m: Tensor, precision: str, clock: Callable[[], float]
-) -> Callable[[], float]:
-    """One training step, which returns its seconds."""
-    import torch
-
-    from sdt_distill.losses.depth import log_residual, scale_invariant
-    from sdt_ros.network import DepthRange
-
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    depth_range = DepthRange(0.5, 80.0)
-
-    def step() -> float:
-        began = clock()
-        with torch.autocast(spikes.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            log_depth = network(spikes)
-        residual, valid = log_residual(log_depth.float(), depth_m, depth_range)
-        loss = scale_invariant(residual, valid.float(), 0.85)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        return clock() - began
-
-    return step
-
-
-def _peak_bytes(step: Callable[[], float], device: torch.device) -> int | None:
-    """Bytes of a GPU that a step takes at most above those of before; None on a CPU."""
-    import torch
-
-    if device.type != "cuda":
-        return None
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    step()
-    return torch.cuda.max_memory_allocated(device) - before
-
-
-def _kept_bytes(network: nn.Module, step: Callable[[], float]) -> int:
-    """Bytes of distinct storages that autograd keeps during a step, parameters aside."""
-    import torch
-
-    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    kept: dict[int, Any] = {}  # holding the storages, so that no address is given out twice
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        step()
-    return sum(storage.nbytes() for storage in kept.values())

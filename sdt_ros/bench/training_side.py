@@ -1,0 +1,119 @@
+"""One side of `sdt bench training`, in a process of its own: a network with its neurons, and whole training steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sdt_ros.bench.other_process import Answers, serve
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+SIDES = ("compiled", "plain", "spikingjelly")
+BINS, _EVENT_RATE = 4, 0.08
+
+
+def _made(preset: str, side: str) -> nn.Module:
+    """A network with the weights that all sides begin with."""
+    import torch
+
+    from sdt_ros.network import build_network
+
+    torch.manual_seed(0)
+    network = build_network(preset)
+    if side == "compiled":
+        from sdt_distill.kernels import use_fused_layers
+
+        use_fused_layers(network)
+    elif side == "spikingjelly":
+        from sdt_ros.bench.spikingjelly_neurons import use_spikingjelly
+
+        use_spikingjelly(network)
+    return network
+
+
+def _step(
+    network: nn.Module, spikes: Tensor, depth_m: Tensor, precision: str, clock: Callable[[], float]
+) -> Callable[[], float]:
+    """One training step, which returns its seconds."""
+    import torch
+
+    from sdt_distill.losses.depth import log_residual, scale_invariant
+    from sdt_ros.network import DepthRange
+
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    depth_range = DepthRange(0.5, 80.0)
+
+    def step() -> float:
+        began = clock()
+        with torch.autocast(spikes.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            log_depth = network(spikes)
+        residual, valid = log_residual(log_depth.float(), depth_m, depth_range)
+        loss = scale_invariant(residual, valid.float(), 0.85)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        return clock() - began
+
+    return step
+
+
+def _peak_bytes(step: Callable[[], float], device: torch.device) -> int | None:
+    """Bytes of a GPU that a step takes at most above those of before; None on a CPU."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _kept_bytes(network: nn.Module, step: Callable[[], float]) -> int:
+    """Bytes of distinct storages that autograd keeps during a step, parameters aside."""
+    import torch
+
+    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    kept: dict[int, Any] = {}  # holding the storages, so that no address is given out twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _prepare(told: dict[str, Any]) -> Answers:
+    import torch
+
+    torch.set_num_threads(told["threads"])
+    device = torch.device(told["device"])
+    network = _made(told["preset"], told["side"]).to(device)
+    batch, height, width = told["batch"], told["height"], told["width"]
+    spikes = (torch.rand(batch, BINS, 2, height, width) < _EVENT_RATE).float().to(device)
+    depth_m = (torch.rand(batch, 1, height, width) * 20 + 1).to(device)
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.process_time() if told["cpu_time"] else time.perf_counter()
+
+    step = _step(network, spikes, depth_m, told["precision"], clock)
+    return {
+        "run": lambda: {"seconds": step()},
+        "kept": lambda: {"bytes": _kept_bytes(network, step)},
+        "peak": lambda: {"bytes": _peak_bytes(step, device)},
+    }
+
+
+if __name__ == "__main__":
+    serve(_prepare)

@@ -41,7 +41,9 @@ def add_parser(benchmarks: Any) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto (cpu)")
     parser.add_argument("--runtime", default="auto", help="auto, eager, cpu, cpu_int8, cuda or cuda_torch (auto)")
     parser.add_argument("--against", choices=PEERS, default="spikingjelly", help="the peer (spikingjelly)")
-    parser.add_argument("--rounds", type=int, default=11, metavar="N", help="windows of each, the median counts (11)")
+    parser.add_argument(
+        "--rounds", type=int, default=11, metavar="N", help="turns of three windows each, the median counts (11)"
+    )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="torch's threads (its own choice)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.set_defaults(run=run)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdt_ros.bench.measure import median_seconds
+from sdt_ros.bench.measure import median_seconds, turn_seconds
 from sdt_ros.bench.network_peer import peer_process
 from sdt_ros.bench.peak_memory import made_and_run
 from sdt_ros.network import MLIF, Card, EnergyRecorder, SpikingDepthTransformer, synthetic_events
@@ -157,12 +157,10 @@ def measure(
 
 
 def _timed(run: Callable[[], None], kept: list[float]) -> Callable[[], float]:
-    """The run, which returns its seconds and keeps them."""
+    """A turn of the run, which returns its seconds and keeps them."""
 
     def timed() -> float:
-        began = time.perf_counter()
-        run()
-        kept.append(time.perf_counter() - began)
+        kept.append(turn_seconds(run))
         return kept[-1]
 
     return timed

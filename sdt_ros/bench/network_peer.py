@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +78,7 @@ def _neurons(against: str, on_gpu: bool) -> str:
 def _prepare(told: dict[str, Any]) -> Answers:
     import torch
 
+    from sdt_ros.bench.measure import turn_seconds
     from sdt_ros.bench.peak_memory import made_and_run
     from sdt_ros.network import load_checkpoint, synthetic_events
 
@@ -98,9 +98,7 @@ def _prepare(told: dict[str, Any]) -> Answers:
     peer, peak = made_and_run(lambda: _made(network, told["against"]).to(device), show, device)
 
     def run() -> dict[str, float]:
-        began = time.perf_counter()
-        show(peer)
-        return {"seconds": time.perf_counter() - began}
+        return {"seconds": turn_seconds(lambda: show(peer))}
 
     return {
         "run": run,

@@ -27,6 +27,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from event_camera_msgs.msg import EventPacket as EventPacketMessage
 from sdt_ros.bags import open_bag, parse_event_packet, serialize_event_packet
+from sdt_ros.bench.service_calls import call_until_answered
 from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
 from sdt_ros.parameters import NodeConfig
 from sdt_ros.simulation.patterns import EVENTS_TOPIC, write_pattern_bag
@@ -46,6 +47,7 @@ TRANSITIONS = {
     "deactivate": Transition.TRANSITION_DEACTIVATE,
     "cleanup": Transition.TRANSITION_CLEANUP,
 }
+STATE_AFTER = {"configure": "inactive", "activate": "active", "deactivate": "inactive", "cleanup": "unconfigured"}
 WAY_TO = {  # from, to: transitions
     ("unconfigured", "inactive"): ["configure"],
     ("unconfigured", "active"): ["configure", "activate"],
@@ -223,9 +225,13 @@ class Graph:
 
     def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
         """Take what comes until a condition is met; returns its value."""
+        value = self._until(condition, seconds)
+        assert value, f"no {what} after {seconds} s; the node's log:\n{self.process.text()}"
+        return value
+
+    def _until(self, condition: Callable[[], Any], seconds: float) -> Any:
         end = time.monotonic() + seconds
-        while not (value := condition()):
-            assert time.monotonic() < end, f"no {what} after {seconds} s; the node's log:\n{self.process.text()}"
+        while not (value := condition()) and time.monotonic() < end:
             assert self.process.is_alive, f"the node ended:\n{self.process.text()}"
             self.executor.spin_once(timeout_sec=0.05)
         return value
@@ -259,17 +265,22 @@ class Graph:
 
     def call(self, kind: Any, name: str, seconds: float = 30.0, **fields: Any) -> Any:
         """Call a service of the depth node; returns the response."""
+        return self._call(kind, name, seconds, **fields)[0]
+
+    def _call(self, kind: Any, name: str, seconds: float = 30.0, **fields: Any) -> tuple[Any, bool]:
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = self.node.create_client(kind, f"/depth/{name}")
         self.wait_for(client.service_is_ready, f"service {name}", 30.0)
-        future = client.call_async(kind.Request(**fields))
-        self.wait_for(future.done, f"answer of {name}", seconds)
-        return future.result()
+        answer = call_until_answered(client, kind.Request(**fields), self._until, seconds)
+        assert answer is not None, f"no answer of {name} after {seconds} s; the node's log:\n{self.process.text()}"
+        return answer
 
     def transition(self, name: str) -> bool:
         """Go through a lifecycle transition; whether it succeeded."""
-        return bool(self.call(ChangeState, "change_state", transition=Transition(id=TRANSITIONS[name])).success)
+        transition = Transition(id=TRANSITIONS[name])
+        response, is_first = self._call(ChangeState, "change_state", transition=transition)
+        return bool(response.success) or (not is_first and self.state() == STATE_AFTER[name])
 
     def state(self) -> str:
         return str(self.call(GetState, "get_state").current_state.label)

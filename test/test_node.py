@@ -93,7 +93,7 @@ def test_statistics_are_those_of_the_windows(
     assert last.windows_published >= len(seen.images)
     assert 0.9 * len(packets) <= last.packets_received <= len(packets)
     assert last.packets_lost == last.packets_rejected == 0
-    assert 0.9 * stream.windows.events <= last.events_received <= stream.windows.events
+    assert 0.9 * stream.windows.events <= last.events_received <= stream.windows.decoded
     # Firing rates and energy: from the second published window on, measured anew every five.
     first = next(one for one in seen.stats if one.windows_published == 1)
     assert not first.firing_layers and np.isnan(first.energy_mj)

@@ -23,6 +23,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from sdt_ros.bench.node_traffic import Traffic
+from sdt_ros.bench.service_calls import call_until_answered
 from sdt_ros.bench.soak_camera import GOOD, ORDERS
 from sdt_ros.bench.soak_faults import CAMERA_FAULTS, Fault
 from sdt_ros.bench.soak_ledger import Watch
@@ -196,7 +197,8 @@ class SoakGraph:
         usual = {"rate_hz": RATE_HZ, "min_events": 100, "mask_hot_pixels": False, "colormap_max_m": 50.0}
         for values in (changed, usual):
             messages = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
-            for result in self._call(self._parameters, SetParameters.Request(parameters=messages)).results:
+            response, _ = self._call(self._parameters, SetParameters.Request(parameters=messages))
+            for result in response.results:
                 if not result.successful:
                     raise GraphError(f"the node refuses a parameter: {result.reason}")
             if values is changed:
@@ -227,15 +229,16 @@ class SoakGraph:
 
     def _transitions(self, *numbers: int) -> None:
         for number in numbers:
-            request = ChangeState.Request(transition=Transition(id=number))
-            if not self._call(self._states, request).success:
+            response, is_first = self._call(self._states, ChangeState.Request(transition=Transition(id=number)))
+            if is_first and not response.success:  # a call behind a lost answer is refused: the state is there already
                 raise self.depth_node.failure(f"refused transition {number}")
 
-    def _call(self, client: Any, request: Any) -> Any:
+    def _call(self, client: Any, request: Any) -> tuple[Any, bool]:
         self.wait(client.service_is_ready, START_S, f"service {client.srv_name}")
-        future = client.call_async(request)
-        self.wait(future.done, START_S, f"answer of {client.srv_name}")
-        return future.result()
+        answer = call_until_answered(client, request, self._until, START_S)
+        if answer is None:
+            raise self.depth_node.failure(f"or its graph: no answer of {client.srv_name} within {START_S:g} s")
+        return answer
 
 
 def node_arguments(traffic: Traffic, network: list[str]) -> list[str]:

@@ -1,9 +1,9 @@
 """Compiled loops over several threads, as many as torch uses.
 
 numba's own `prange` is not used: over OpenMP it kills a data loader's forked workers, and its other scheduler kills the
-process when two threads enter it. Here the calling thread takes the first part and a few idle threads the others, which
-costs some 20 microseconds a call. What a part computes must not depend on where it begins, or results would depend on
-the number of threads.
+process when two threads enter it. Parts run on torch's OpenMP threads; where those cannot be had, on the calling thread
+and a few idle ones. Either costs some 50 microseconds a call. What a part computes must not depend on where it begins,
+or results would depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from sdt_ros.runtime.kernels.openmp import run_team
 
 _WORTH = 1 << 17  # values that a thread must get, or calling it takes longer than they do
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
@@ -32,12 +34,13 @@ def spread(kernel: Callable[..., Any], size: int, work: int, *args: Any, grain: 
         args: for the kernel.
         grain: parts begin at multiples of this.
     """
-    threads = min(torch.get_num_threads(), -(-size // grain), max(1, work // _WORTH))
-    if threads <= 1:
+    threads, grains = torch.get_num_threads(), -(-size // grain)
+    if threads == 1 or grains < threads or work < threads * _WORTH:
         kernel(0, size, *args)
         return
-    grains = -(-size // grain)
     bounds = [min(size, grains * part // threads * grain) for part in range(threads + 1)]
+    if run_team(lambda part: kernel(bounds[part], bounds[part + 1], *args), threads):
+        return
     others = [_pool(threads - 1).submit(kernel, a, b, *args) for a, b in itertools.pairwise(bounds[1:])]
     try:
         kernel(bounds[0], bounds[1], *args)

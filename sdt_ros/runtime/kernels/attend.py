@@ -9,22 +9,41 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, uintp
+from numba import njit, uint8, uint64, uintp
+from numba.extending import overload
 
-from sdt_ros.runtime.kernels.bits import fma, narrow
+from sdt_ros.runtime.kernels.bits import eight_bits, fma, lowest_bit, narrow
 
+_WORD = 64
 _ONE = np.float32(1)
 _ZERO = np.float32(0)
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _firing(spikes: Any, first: Any, lanes: Any, fired_at: Any) -> Any:
-    """How many of `lanes` spikes are there, and where; without a branch, which a CPU could only guess."""
-    number = uintp(0)
-    for k in range(lanes):
-        fired_at[number] = k
-        number += uintp(spikes[first + k] != 0)
-    return number
+def _masks(spikes: Any, first: Any, lanes: Any, masks: Any) -> None:
+    """Which of `lanes` spikes from `first` on are there, 64 to a word; compiled code only."""
+
+
+@overload(_masks)
+def _masks_of(spikes: Any, first: Any, lanes: Any, masks: Any) -> Any:
+    def singly(spikes: Any, first: Any, lanes: Any, masks: Any) -> None:
+        for word in range(masks.size):
+            mask = uint64(0)
+            for k in range(uintp(word * _WORD), min(uintp(word * _WORD + _WORD), lanes)):
+                mask |= uint64(spikes[first + k] != 0) << uint64(k)
+            masks[word] = mask
+
+    def by_eights(spikes: Any, first: Any, lanes: Any, masks: Any) -> None:
+        for word in range(masks.size):
+            mask = uint64(0)
+            begin = uintp(word * _WORD)
+            eights = min(uintp(_WORD), lanes - begin) // uintp(8)
+            for eight in range(eights):
+                mask |= eight_bits(spikes, first + begin + eight * uintp(8)) << uint64(eight * uintp(8))
+            for k in range(eights * uintp(8), min(uintp(_WORD), lanes - begin)):
+                mask |= uint64(spikes[first + begin + k] != 0) << uint64(k)
+            masks[word] = mask
+
+    return by_eights if spikes.dtype == uint8 else singly
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -59,34 +78,47 @@ def attend(
         threshold: charge at which a neuron fires.
     """
     lanes, dim = uintp(channels), uintp(heads * channels)
+    words = (channels + _WORD - 1) // _WORD
+    keys, queries = np.empty((tokens, words), np.uint64), np.empty((tokens, words), np.uint64)
+    values = np.empty(tokens * channels, np.uint8)
     memory = np.empty(channels * channels, np.int32)
     counts = np.empty(channels, np.int32)
-    values = np.empty(channels, np.int32)
-    fired_at = np.empty(channels + 1, np.uintp)
+    row = np.empty(channels, np.int32)
     membrane = np.empty(tokens * channels, np.float32)
     for head in range(begin, end):
         first = uintp(head * channels)
         membrane[:] = _ZERO
         for step in range(steps):
+            # A head's spikes of one token lie far from those of the next. Gathered without a branch on what they are,
+            # many are on their way from memory at once.
+            for token in range(tokens):
+                query = uintp(step * tokens + token) * (uintp(3) * dim) + first
+                _masks(qkv, query, lanes, queries[token])
+                _masks(qkv, query + dim, lanes, keys[token])
+                into = uintp(token) * lanes
+                for k in range(lanes):
+                    values[into + k] = np.uint8(qkv[query + dim + dim + k])
             memory[:] = 0
             for token in range(tokens):
-                query = uintp(step * tokens + token) * (uintp(3) * dim) + first
-                firing = _firing(qkv, query + dim, lanes, fired_at)
-                if firing == 0:
-                    continue
+                from_ = uintp(token) * lanes
                 for k in range(lanes):
-                    values[k] = np.int32(qkv[query + dim + dim + k])
-                for number in range(firing):
-                    into = fired_at[number] * lanes
-                    for j in range(lanes):
-                        memory[into + j] += values[j]
+                    row[k] = np.int32(values[from_ + k])
+                for word in range(words):
+                    mask = keys[token, word]
+                    while mask != 0:
+                        into = (uintp(word * _WORD) + lowest_bit(mask)) * lanes
+                        mask &= mask - uint64(1)
+                        for j in range(lanes):
+                            memory[into + j] += row[j]
             for token in range(tokens):
-                query = uintp(step * tokens + token) * (uintp(3) * dim) + first
                 counts[:] = 0
-                for number in range(_firing(qkv, query, lanes, fired_at)):
-                    from_ = fired_at[number] * lanes
-                    for j in range(lanes):
-                        counts[j] += memory[from_ + j]
+                for word in range(words):
+                    mask = queries[token, word]
+                    while mask != 0:
+                        from_ = (uintp(word * _WORD) + lowest_bit(mask)) * lanes
+                        mask &= mask - uint64(1)
+                        for j in range(lanes):
+                            counts[j] += memory[from_ + j]
                 into = uintp(step * tokens + token) * dim + first
                 state = uintp(token) * lanes
                 for j in range(lanes):

@@ -1,4 +1,4 @@
-"""Numbers inside compiled loops: bfloat16 as the upper half of a float32, and a multiply-add that rounds once.
+"""Numbers inside compiled loops: bfloat16 as the upper half of a float32, a multiply-add that rounds once, set bits.
 
 numpy has no bfloat16, so kernels see such tensors as uint16 and convert each value in a register. These are functions
 that numba puts into the loop as instructions; they cannot be called from Python.
@@ -76,3 +76,31 @@ def fma(typing: Any, a: Any, b: Any, c: Any) -> _Code:
         return builder.fma(*args)
 
     return types.float32(a, b, c), code
+
+
+@intrinsic
+def lowest_bit(typing: Any, word: Any) -> _Code:
+    """Place of the lowest bit that is set in a uint64 other than 0, as an unsigned index."""
+    if word != types.uint64:
+        raise TypingError(f"lowest_bit() takes a uint64, not {word}")
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(word), code
+
+
+@intrinsic
+def eight_bits(typing: Any, spikes: Any, first: Any) -> _Code:
+    """Eight spikes of a contiguous uint8 array from `first` on, each 0 or 1, as the low bits of a uint64."""
+    if not (isinstance(spikes, types.Array) and spikes.dtype == types.uint8 and spikes.layout == "C"):
+        raise TypingError(f"eight_bits() takes a contiguous uint8 array, not {spikes}")
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(spikes)(context, builder, args[0])
+        word = ir.IntType(64)
+        place = builder.bitcast(builder.gep(array.data, [args[1]]), word.as_pointer())
+        bytes_ = builder.load(place, align=1)
+        return builder.lshr(builder.mul(bytes_, ir.Constant(word, 0x0102040810204080)), ir.Constant(word, 56))
+
+    return types.uint64(spikes, first), code

@@ -24,9 +24,12 @@ from sdt_ros.network.stem import Downsample, PatchEmbedding
 from sdt_ros.runtime.fold import prepare
 from sdt_ros.runtime.kernels import events
 from sdt_ros.runtime.kernels.attend import attend
-from sdt_ros.runtime.kernels.lif import BLOCK, fire, pool_fire
+from sdt_ros.runtime.kernels.decode import decode
+from sdt_ros.runtime.kernels.lif import BLOCK, add_fire, fire, pool_fire
 from sdt_ros.runtime.kernels.parallel import array, spread
 from sdt_ros.runtime.spike_conv import FloatConv2d, Int8Conv2d, observe
+
+_FIRED = "fired"  # attribute of a tensor: what neurons of some constants fire at it
 
 
 def use_cpu_layers(network: SpikingDepthTransformer, *, int8: bool) -> SpikingDepthTransformer:
@@ -86,6 +89,10 @@ class FastMLIF(MLIF):
 
     def forward(self, current: Tensor) -> Tensor:
         """The same as `MLIF.forward`, for any [T, ...] float32 or bfloat16."""
+        fired = getattr(current, _FIRED, {}).get((self.constants(), self.spikes))
+        return self._fire(current) if fired is None else fired
+
+    def _fire(self, current: Tensor) -> Tensor:
         steps, neurons = current.shape[0], current[0].numel()
         currents = current
         if not _is_dense(current[0]) or (steps > 1 and current.stride(0) != neurons):
@@ -108,6 +115,23 @@ class FastMLIF(MLIF):
         """Rate and threshold, as kernels take them."""
         return np.float32(1 / self.tau), np.float32(self.threshold)
 
+    def add(self, membrane: Tensor, update: Tensor) -> Tensor:
+        """The sum of two [T, ...], and what these neurons fire at it, in one pass.
+
+        The spikes go with the sum: any neurons of these constants that are given this very tensor find them.
+        """
+        neurons, total = membrane[0].numel(), torch.empty_like(membrane)
+        in_steps = _is_dense(total[0]) and (len(total) == 1 or total.stride(0) == neurons)
+        if not (in_steps and _same_layout(membrane, total) and _same_layout(update, total)):
+            return membrane + update
+        fired = torch.empty_like(total, dtype=self.spikes)
+        spread(
+            add_fire, neurons, 2 * membrane.numel(), _flat(membrane), _flat(update), _flat(total), _flat(fired),
+            len(membrane), neurons, *self.constants(), grain=BLOCK,
+        )  # fmt: skip
+        setattr(total, _FIRED, {(self.constants(), self.spikes): fired})
+        return total
+
 
 class FastPatchEmbedding(PatchEmbedding):
     """`PatchEmbedding` whose first convolution is a table, and whose pools and neurons are one pass."""
@@ -121,9 +145,13 @@ class FastPatchEmbedding(PatchEmbedding):
         for number, (down, neurons) in enumerate(list(zip(self.downs, self.neurons, strict=True))[:-1]):
             assert isinstance(down, Downsample) and isinstance(neurons, FastMLIF)
             of_events = number == 0 and polarities == events.POLARITIES
-            skips.append((_events_down if of_events else _down)(down, neurons, skips[-1]))
-        membrane = self.downs[-1](skips[-1])
-        return membrane.float() + self.position(self.neurons[-1](membrane)), skips
+            skips.append(
+                _events_down(down, neurons, skips[-1]) if of_events else _down(down, neurons, skips[-1], keep=False)[0]
+            )
+        last, neurons = self.downs[-1], self.neurons[-1]
+        assert isinstance(last, Downsample) and isinstance(neurons, FastMLIF)
+        tokens, membrane = _down(last, neurons, skips[-1], keep=True)
+        return neurons.add(membrane, self.position(tokens)), skips
 
 
 def _events_down(down: Downsample, neurons: FastMLIF, spikes: Tensor) -> Tensor:
@@ -145,17 +173,18 @@ def _events_down(down: Downsample, neurons: FastMLIF, spikes: Tensor) -> Tensor:
     return fired.permute(0, 1, 4, 2, 3)
 
 
-def _down(down: Downsample, neurons: FastMLIF, spikes: Tensor) -> Tensor:
-    """A `Downsample` and its neurons, of one window."""
+def _down(down: Downsample, neurons: FastMLIF, spikes: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
+    """A `Downsample` and its neurons, of one window; the spikes, and the currents where they are to be kept."""
     steps = len(spikes)
     x = down.conv_bn.conv(spikes.flatten(0, 1))  # [T, C, H, W] channels last
     channels, height, width = x.shape[1:]
-    fired = torch.empty((steps, 1, height // 2, width // 2, channels), dtype=neurons.spikes)
+    shape = steps, 1, height // 2, width // 2, channels
+    fired, pooled = torch.empty(shape, dtype=neurons.spikes), torch.empty(shape if keep else 0)
     spread(
-        pool_fire, height // 2, x.numel(), _flat(x), array(fired), steps, height // 2, width, channels,
+        pool_fire, height // 2, x.numel(), _flat(x), array(fired), array(pooled), steps, height // 2, width, channels,
         *neurons.constants(),
     )  # fmt: skip
-    return fired.permute(0, 1, 4, 2, 3)
+    return fired.permute(0, 1, 4, 2, 3), pooled.permute(0, 1, 4, 2, 3) if keep else pooled
 
 
 class FastAttention(SpikingSelfAttention):
@@ -179,7 +208,7 @@ class FastAttention(SpikingSelfAttention):
             attend, self.heads, 1 << 30, _flat(spikes), array(fired), steps, tokens, self.heads, dim // self.heads,
             *self._scale_and_offset(tokens), *self.attention_neurons.constants(),
         )  # fmt: skip
-        return membrane + self.project(fired.permute(0, 1, 4, 2, 3))
+        return self.attention_neurons.add(membrane, self.project(fired.permute(0, 1, 4, 2, 3)))
 
     def _scale_and_offset(self, tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """What the norm does to counts of so many tokens, float32 [D] each."""
@@ -192,6 +221,16 @@ class FastAttention(SpikingSelfAttention):
         return self._constants[tokens]
 
 
+class FastMLP(SpikingMLP):
+    """`SpikingMLP` whose sum is one pass with the neurons that read it."""
+
+    def forward(self, membrane: Tensor) -> Tensor:
+        """See `SpikingMLP.forward`."""
+        assert isinstance(self.hidden_neurons, FastMLIF)
+        hidden = self.hidden_neurons(self.expand(self.input_neurons(membrane)))
+        return self.hidden_neurons.add(membrane, self.project(hidden))
+
+
 class FastFusionHead(FusionHead):
     """`FusionHead` that joins stages channels last."""
 
@@ -200,11 +239,31 @@ class FastFusionHead(FusionHead):
         spikes = [neurons(stage) for neurons, stage in zip(self.stage_neurons, stages, strict=True)]
         joined = torch.cat([stage.permute(0, 1, 3, 4, 2) for stage in spikes], dim=-1)
         membrane = self.fuse(joined.permute(0, 1, 4, 2, 3))
-        membrane = membrane + self.context(self.context_neurons(membrane))
+        assert isinstance(self.context_neurons, FastMLIF)
+        membrane = self.context_neurons.add(membrane, self.context(self.context_neurons(membrane)))
         features = functional.relu(self.output(self.output_neurons(membrane)).mean(0))
-        for up, skip in zip((self.up8, self.up4, self.up2, self.up1), reversed(skips), strict=True):
+        for up, skip in zip((self.up8, self.up4, self.up2), reversed(skips[1:]), strict=True):
             features = up(features, skip)
-        return torch.as_tensor(self.depth(features))
+        return _depth_of(self.up1, self.depth, features, skips[0])
+
+
+def _depth_of(up: Upsample, depth: nn.Conv2d, coarse: Tensor, spikes: Tensor) -> Tensor:
+    """The last `Upsample`, which is without `refine`, and the convolution to depth, of one window in one pass."""
+    steps, _, polarities, height, width = spikes.shape
+    lateral, channels = up.lateral.conv, up.reduce.out_channels
+    assert up.refine is None and lateral.bias is not None and depth.bias is not None
+    observe(up.reduce, (coarse,), (1, channels, *coarse.shape[-2:]))
+    observe(lateral, (spikes.flatten(0, 1),), (1, channels, height, width))
+    planes = up.reduce.weight.flatten(1) @ coarse[0].permute(1, 2, 0).flatten(0, 1).T
+    log_depth = torch.empty((1, 1, height, width))
+    features = torch.empty((1, channels, height, width) if depth._forward_hooks else 0)
+    spread(
+        decode, height, channels * log_depth.numel(), array(spikes.contiguous()), planes.numpy(),
+        lateral.weight.numpy(), lateral.bias.numpy(), depth.weight[0].numpy(), np.float32(depth.bias.item()),
+        array(log_depth), array(features), steps, polarities, height, width,
+    )  # fmt: skip
+    observe(depth, (features,), (1, 1, height, width))
+    return log_depth
 
 
 class FastUpsample(Upsample):
@@ -228,9 +287,16 @@ _FAST: dict[type, type] = {
     MLIF: FastMLIF,
     PatchEmbedding: FastPatchEmbedding,
     SpikingSelfAttention: FastAttention,
+    SpikingMLP: FastMLP,
     FusionHead: FastFusionHead,
     Upsample: FastUpsample,
 }
+
+
+def _same_layout(a: Tensor, b: Tensor) -> bool:
+    """Whether both are float32, of one shape, with each value at the same place."""
+    places = [one for size, *one in zip(a.shape, a.stride(), b.stride(), strict=True) if size > 1]
+    return a.shape == b.shape and a.dtype == b.dtype == torch.float32 and all(x == y for x, y in places)
 
 
 def _is_dense(x: Tensor) -> bool:

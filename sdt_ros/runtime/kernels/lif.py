@@ -1,4 +1,4 @@
-"""Compiled loops of the leaky integrate-and-fire neuron, alone and behind a 2x2 max pool.
+"""Compiled loops of the leaky integrate-and-fire neuron, alone, behind a sum and behind a 2x2 max pool.
 
 The equations are those of `sdt_ros.network.neurons`. Neurons are taken a block at a time through all their steps, so
 that membranes stay in the first-level cache and memory is touched once.
@@ -53,6 +53,27 @@ def fire(begin: int, end: int, current: Any, spikes: Any, steps: int, neurons: i
                 membrane[k] = charge - charge * fired
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def add_fire(
+    begin: int, end: int, a: Any, b: Any, total: Any, spikes: Any, steps: int, neurons: int, rate: Any, threshold: Any
+) -> None:
+    """Sums of `a` and `b`, float32, and what neurons `begin` to `end` fire at them; arguments as in `fire`."""
+    membrane = np.empty(BLOCK, np.float32)
+    for first in range(begin, end, BLOCK):
+        count = min(BLOCK, end - first)
+        membrane[:] = _ZERO
+        for step in range(steps):
+            at = step * neurons + first
+            left, right, x, s = a[at : at + count], b[at : at + count], total[at : at + count], spikes[at : at + count]
+            for k in range(count):
+                x[k] = left[k] + right[k]
+            for k in range(count):
+                charge = charged(x[k], membrane[k], rate)
+                fired = _ONE if charge >= threshold else _ZERO
+                s[k] = narrow(fired, s[k])
+                membrane[k] = charge - charge * fired
+
+
 @njit(nogil=True, cache=True, inline="always")
 def _larger(a: Any, b: Any) -> Any:
     """The larger one, or the NaN."""
@@ -65,6 +86,7 @@ def pool_fire(
     end: int,
     x: Any,
     spikes: Any,
+    kept: Any,
     steps: int,
     rows: int,
     width: int,
@@ -72,13 +94,14 @@ def pool_fire(
     rate: Any,
     threshold: Any,
 ) -> None:
-    """Spikes of the pooled rows `begin` to `end`: 2x2 max pool, then neurons; the pool's output is never written.
+    """Spikes of the pooled rows `begin` to `end`: 2x2 max pool, then neurons, of which the former can be kept.
 
     Args:
         begin: first pooled row.
         end: last pooled row, excluded.
         x: flat [T, 2 * rows, width, channels] float32 or bfloat16 bits.
         spikes: flat [T, rows, width / 2, channels] uint8, float32 or bfloat16 bits, written.
+        kept: like `spikes`, float32, the pool's output, written; or empty.
         steps: T.
         rows: pooled rows of a step.
         width: of `x`, even.
@@ -105,6 +128,8 @@ def pool_fire(
                 for k in range(lanes):
                     pooled[into + k] = _larger(tall[left + k], tall[left + lanes + k])
             out = spikes[(step * rows + row) * half : (step * rows + row + 1) * half]
+            if kept.size > 0:
+                kept[(step * rows + row) * half : (step * rows + row + 1) * half] = pooled
             for k in range(half):
                 charge = charged(pooled[k], membrane[k], rate)
                 fired = _ONE if charge >= threshold else _ZERO

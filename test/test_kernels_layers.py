@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sdt_distill.kernels import use_fused_layers
+from sdt_distill.kernels.layers import FusedFusionHead
 from sdt_ros.network import MLIF, build_network
 from sdt_ros.network.config import NetworkConfig
-from sdt_ros.network.head import Upsample
+from sdt_ros.network.head import FusionHead, Upsample
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.stem import Downsample
 
@@ -22,6 +23,21 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+class Finish(FusionHead):
+    """The last step of a head alone."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.up1, self.depth = Upsample(8, 2, 8, skip_kernel=3, refine=False), nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, features: Tensor, events: Tensor) -> Tensor:  # type: ignore[override]
+        return self.finish(features, events)
+
+
+class FusedFinish(FusedFusionHead):
+    forward = Finish.forward  # type: ignore[assignment]
 
 
 class WithNeurons(nn.Module):
@@ -39,6 +55,8 @@ def pair(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
             nn.init.uniform_(module.weight, -2, 2)
             nn.init.uniform_(module.bias, -1, 1)
     fused = use_fused_layers(WithNeurons(copy.deepcopy(layer)))
+    if isinstance(layer, Finish):
+        fused.layer.__class__ = FusedFinish
     assert type(fused.layer) is not type(layer)
     return layer, fused.layer
 
@@ -47,8 +65,13 @@ def spikes(*shape: int, rate: float = 0.2) -> Tensor:
     return (torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape))) < rate).float()
 
 
-def compare(plain: nn.Module, fused: nn.Module, *inputs: Tensor, rtol: float = 1e-5) -> None:
-    """Outputs, gradients of inputs and parameters, and running statistics agree, relative to each tensor's largest."""
+def compare(
+    plain: nn.Module, fused: nn.Module, *inputs: Tensor, rtol: float = 1e-5, finer: torch.dtype | None = None
+) -> None:
+    """Outputs, gradients of inputs and parameters, and running statistics agree, relative to each tensor's largest.
+
+    The compiled copy's output may be of a `finer` dtype.
+    """
     results: list[list[Tensor]] = []
     for module in (plain, fused):
         leaves = [value.clone().requires_grad_() for value in inputs]
@@ -58,6 +81,9 @@ def compare(plain: nn.Module, fused: nn.Module, *inputs: Tensor, rtol: float = 1
         tensors = [output.detach(), *(leaf.grad for leaf in leaves), *(p.grad for p in module.parameters())]
         assert all(tensor is not None for tensor in tensors)
         results.append([*tensors, *module.buffers()])  # type: ignore[list-item]
+    if finer is not None:
+        assert results[1][0].dtype == finer != results[0][0].dtype
+        results[0][0] = results[0][0].to(finer)
     for expected, ours in zip(*results, strict=True):
         assert ours.dtype == expected.dtype
         assert ours.shape == expected.shape
@@ -65,6 +91,7 @@ def compare(plain: nn.Module, fused: nn.Module, *inputs: Tensor, rtol: float = 1
         torch.testing.assert_close(ours, expected, rtol=rtol, atol=max(largest, 1e-3) * rtol)
 
 
+FINER = {"finish": torch.float32}  # depth is not rounded to the eight bits of bfloat16
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "norm": (lambda: nn.BatchNorm2d(13), ((5, 13, 7, 11),)),
     "norm of one pixel": (lambda: nn.BatchNorm2d(300), ((9, 300, 1, 1),)),
@@ -73,6 +100,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] =
     "downsample": (lambda: Downsample(2, 12), ((3, 2, 2, 24, 40),)),
     "downsample wide": (lambda: Downsample(12, 32), ((2, 1, 12, 6, 10),)),
     "upsample": (lambda: Upsample(16, 12, 8), ((2, 16, 5, 6), (4, 2, 12, 10, 12))),
+    "finish": (Finish, ((2, 8, 10, 12), (3, 2, 2, 20, 24))),
+    "finish of one pixel": (Finish, ((1, 8, 1, 1), (1, 1, 2, 2, 2))),
     "upsample unrefined": (
         lambda: Upsample(8, 2, 8, skip_kernel=3, refine=False),
         ((2, 8, 10, 12), (3, 2, 2, 20, 24)),
@@ -88,7 +117,7 @@ def test_layers_in_float32(name: str) -> None:
     compare(plain, fused, *(spikes(*shape) if len(shape) == 5 else torch.randn(shape) for shape in shapes))
 
 
-@pytest.mark.parametrize("name", ["norm", "conv 3x3", "downsample", "upsample"])
+@pytest.mark.parametrize("name", ["norm", "conv 3x3", "downsample", "upsample", "finish"])
 def test_layers_under_bfloat16_autocast(name: str) -> None:
     torch.manual_seed(2)
     make, shapes = LAYERS[name]
@@ -97,7 +126,7 @@ def test_layers_under_bfloat16_autocast(name: str) -> None:
     if name == "norm":
         inputs = [value.bfloat16() for value in inputs]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        compare(plain, fused, *inputs, rtol=0.03)
+        compare(plain, fused, *inputs, rtol=0.05 if name == "finish" else 0.03, finer=FINER.get(name))
 
 
 def test_a_norm_far_from_zero_keeps_its_variance() -> None:
@@ -126,8 +155,26 @@ def test_nan_stays_nan() -> None:
     assert fused(broken).isnan().all()  # through the statistics
 
 
+def test_nan_stays_nan_in_the_last_step() -> None:
+    plain, fused = pair(Finish())
+    features = torch.randn(2, 8, 6, 5)
+    features[0, 3, 2, 2] = torch.nan
+    expected = plain(features, spikes(2, 2, 2, 12, 10)).isnan()
+    assert expected.any()
+    assert torch.equal(fused(features, spikes(2, 2, 2, 12, 10)).isnan(), expected)
+
+
+def test_hooks_on_what_the_last_step_holds_are_called() -> None:
+    plain, fused = pair(Finish())
+    seen: list[Tensor] = []
+    fused.up1.register_forward_hook(lambda module, inputs, output: seen.append(output))  # type: ignore[union-attr]
+    inputs = torch.randn(2, 8, 6, 5), spikes(2, 2, 2, 12, 10)
+    torch.testing.assert_close(fused(*inputs), plain(*inputs))
+    assert [tuple(one.shape) for one in seen] == [(2, 8, 12, 10)]
+
+
 def test_evaluation_is_the_plain_one() -> None:
-    for name in ("norm", "downsample", "upsample"):
+    for name in ("norm", "downsample", "upsample", "finish"):
         make, shapes = LAYERS[name]
         plain, fused = pair(make())
         inputs = [torch.randn(shape) for shape in shapes]

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from sdt_distill.kernels import norm, pool
+from sdt_distill.kernels import finish, norm, pool
 from sdt_distill.kernels.neurons import use_fused_neurons
-from sdt_ros.network.head import Upsample
+from sdt_ros.network.head import FusionHead, Upsample
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.stem import Downsample
 from sdt_ros.runtime.kernels.parallel import array, spread
@@ -22,7 +22,7 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 
 def use_fused_layers(network: _Network) -> _Network:
-    """Give a network compiled neurons, norms, pools and means, and channels-last convolutions, in place.
+    """Give a network compiled neurons, norms, pools, means and last step, and channels-last convolutions, in place.
 
     For training on a CPU in float32 or under bfloat16 autocast; on a CUDA GPU the neurons alone, by Triton. Parameters
     keep names, shapes and layouts, so checkpoints load and save as before. Hooks stay and run, but for those on the
@@ -94,7 +94,23 @@ class FusedUpsample(Upsample):
         return features
 
 
+class FusedFusionHead(FusionHead):
+    """`FusionHead` whose last step is one pass, each way; its depth is float32, also under autocast."""
+
+    def finish(self, features: Tensor, events: Tensor) -> Tensor:
+        """The same as `FusionHead.finish`."""
+        up, x = self.up1, _convolve(self.up1.lateral.conv, events)
+        if up._forward_hooks or self.depth._forward_hooks or not _is_compiled(up.lateral.bn, x):
+            return super().finish(features, events)
+        assert up.refine is None and self.depth.bias is not None
+        lateral = _batch_norm(up.lateral.bn, x, steps=events.shape[0])
+        coarse = up.reduce(features).to(lateral.dtype).contiguous(memory_format=torch.channels_last)
+        depth: Tensor = _Finish.apply(coarse, lateral, self.depth.weight, self.depth.bias)
+        return depth
+
+
 _FUSED: dict[type, type] = {
+    FusionHead: FusedFusionHead,
     nn.BatchNorm2d: FusedBatchNorm2d,
     ConvBN: FusedConvBN,
     Downsample: FusedDownsample,
@@ -220,6 +236,36 @@ class _NormPool(torch.autograd.Function):
         repeated = [_repeat(coefficient, channels) for coefficient in coefficients]
         spread(norm.grad_input, -(-size // repeated[0].size), size, array_of(x), values, values, 1, size, *repeated)
         return grad_x, *_parameter_gradients(sums, inverse, weight), None, None
+
+
+class _Finish(torch.autograd.Function):
+    """The last step of the decoder; keeps its inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, coarse: Tensor, lateral: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        images, _, rows, columns = coarse.shape
+        out = torch.empty((images, 1, 2 * rows, 2 * columns))
+        spread(
+            finish.finish, images, lateral.numel(), array_of(coarse), array_of(lateral), weight.detach()[0].numpy(),
+            np.float32(bias.item()), out[:, 0].numpy(), rows, columns,
+        )  # fmt: skip
+        ctx.save_for_backward(coarse, lateral, weight)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+        coarse, lateral, weight = ctx.saved_tensors
+        grad = grad_outputs[0].float()
+        grad_coarse, grad_lateral = torch.empty_like(coarse), torch.empty_like(lateral)
+        shares = torch.empty((len(coarse), *weight.shape[1:]))
+        spread(
+            finish.finish_grad, len(coarse), lateral.numel(), array_of(coarse), array_of(lateral),
+            weight.detach()[0].numpy(), grad[:, 0].contiguous().numpy(), array_of(grad_coarse), array_of(grad_lateral),
+            shares.numpy(), *coarse.shape[-2:],
+        )  # fmt: skip
+        total = shares.sum(0, dtype=torch.float64)[None].to(weight.dtype)
+        return grad_coarse, grad_lateral, total, grad.sum().to(weight.dtype)[None]
 
 
 def array_of(x: Tensor) -> np.ndarray:

@@ -76,9 +76,13 @@ class FusionHead(nn.Module):
         features = functional.relu(
             self.output(self.output_neurons(membrane)).mean(0)
         )  # from here on real, and without time
-        for up, skip in zip((self.up8, self.up4, self.up2, self.up1), reversed(skips), strict=True):
+        for up, skip in zip((self.up8, self.up4, self.up2), reversed(skips[1:]), strict=True):
             features = up(features, skip)
-        depth: Tensor = self.depth(features)
+        return self.finish(features, skips[0])
+
+    def finish(self, features: Tensor, events: Tensor) -> Tensor:
+        """Features [B, C, H/2, W/2] and events [T, B, P, H, W] to normalised log depth [B, 1, H, W]."""
+        depth: Tensor = self.depth(self.up1(features, events))
         return depth
 
 

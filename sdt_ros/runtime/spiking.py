@@ -244,26 +244,26 @@ class FastFusionHead(FusionHead):
         features = functional.relu(self.output(self.output_neurons(membrane)).mean(0))
         for up, skip in zip((self.up8, self.up4, self.up2), reversed(skips[1:]), strict=True):
             features = up(features, skip)
-        return _depth_of(self.up1, self.depth, features, skips[0])
+        return self.finish(features, skips[0])
 
-
-def _depth_of(up: Upsample, depth: nn.Conv2d, coarse: Tensor, spikes: Tensor) -> Tensor:
-    """The last `Upsample`, which is without `refine`, and the convolution to depth, of one window in one pass."""
-    steps, _, polarities, height, width = spikes.shape
-    lateral, channels = up.lateral.conv, up.reduce.out_channels
-    assert up.refine is None and lateral.bias is not None and depth.bias is not None
-    observe(up.reduce, (coarse,), (1, channels, *coarse.shape[-2:]))
-    observe(lateral, (spikes.flatten(0, 1),), (1, channels, height, width))
-    planes = up.reduce.weight.flatten(1) @ coarse[0].permute(1, 2, 0).flatten(0, 1).T
-    log_depth = torch.empty((1, 1, height, width))
-    features = torch.empty((1, channels, height, width) if depth._forward_hooks else 0)
-    spread(
-        decode, height, channels * log_depth.numel(), array(spikes.contiguous()), planes.numpy(),
-        lateral.weight.numpy(), lateral.bias.numpy(), depth.weight[0].numpy(), np.float32(depth.bias.item()),
-        array(log_depth), array(features), steps, polarities, height, width,
-    )  # fmt: skip
-    observe(depth, (features,), (1, 1, height, width))
-    return log_depth
+    def finish(self, features: Tensor, events: Tensor) -> Tensor:
+        """See `FusionHead.finish`; one window, in one pass."""
+        steps, _, polarities, height, width = events.shape
+        up, depth = self.up1, self.depth
+        lateral, channels = up.lateral.conv, up.reduce.out_channels
+        assert up.refine is None and lateral.bias is not None and depth.bias is not None
+        observe(up.reduce, (features,), (1, channels, *features.shape[-2:]))
+        observe(lateral, (events.flatten(0, 1),), (1, channels, height, width))
+        planes = up.reduce.weight.flatten(1) @ features[0].permute(1, 2, 0).flatten(0, 1).T
+        log_depth = torch.empty((1, 1, height, width))
+        seen = torch.empty((1, channels, height, width) if depth._forward_hooks else 0)
+        spread(
+            decode, height, channels * log_depth.numel(), array(events.contiguous()), planes.numpy(),
+            lateral.weight.numpy(), lateral.bias.numpy(), depth.weight[0].numpy(), np.float32(depth.bias.item()),
+            array(log_depth), array(seen), steps, polarities, height, width,
+        )  # fmt: skip
+        observe(depth, (seen,), (1, 1, height, width))
+        return log_depth
 
 
 class FastUpsample(Upsample):

@@ -35,7 +35,7 @@ def _mean_row(row: int, spikes: Any, steps: int, polarities: int, height: int, w
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _upsampled_row(row: int, plane: Any, rows: int, columns: int, blend: Any, into: Any) -> None:
+def upsampled_row(row: int, plane: Any, rows: int, columns: int, blend: Any, into: Any) -> None:
     """One row of a plane [rows * columns] at twice its resolution, bilinear, pixel centres aligned."""
     source = max(_ZERO, np.float32(row) * _HALF - _QUARTER)
     first = int(source)
@@ -100,7 +100,7 @@ def decode(
             if row < 0 or row >= height:
                 line[:] = _ZERO
                 continue
-            _upsampled_row(row, coarse[channel], height // 2, width // 2, blend, line)
+            upsampled_row(row, coarse[channel], height // 2, width // 2, blend, line)
             for polarity in range(polarities):
                 for tap in range(9):
                     weight = lateral[channel, polarity, tap // 3, tap % 3]
@@ -109,7 +109,8 @@ def decode(
                         line[k] = fma(mean[k], weight, line[k])
             bias = lateral_bias[channel]
             for k in range(width):
-                line[k] = max(line[k] + bias, _ZERO)
+                value = line[k] + bias
+                line[k] = _ZERO if value < _ZERO else value  # a NaN stays
             if kept.size > 0:
                 at = (channel * height + row) * width
                 kept[at : at + width] = line

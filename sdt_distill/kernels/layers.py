@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -95,7 +96,14 @@ class FusedUpsample(Upsample):
 
 
 class FusedFusionHead(FusionHead):
-    """`FusionHead` whose last step is one pass, each way; its depth is float32, also under autocast."""
+    """`FusionHead` that joins stages channels last, and whose last step is one pass, each way.
+
+    Its depth is float32, also under autocast.
+    """
+
+    def join(self, stages: Sequence[Tensor]) -> Tensor:
+        """The same as `FusionHead.join`."""
+        return torch.cat([stage.permute(0, 1, 3, 4, 2) for stage in stages], dim=-1).permute(0, 1, 4, 2, 3)
 
     def finish(self, features: Tensor, events: Tensor) -> Tensor:
         """The same as `FusionHead.finish`."""
@@ -137,7 +145,8 @@ def _convolve(conv: nn.Conv2d, spikes: Tensor) -> Tensor:
     if spikes.device.type != "cpu":
         plain: Tensor = conv(spikes.flatten(0, 1))
         return plain
-    convolved: Tensor = conv(spikes.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+    wanted = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else spikes.dtype
+    convolved: Tensor = conv(spikes.flatten(0, 1).to(wanted, memory_format=torch.channels_last))
     return convolved.contiguous(memory_format=torch.channels_last)
 
 

@@ -27,9 +27,10 @@ _Network = TypeVar("_Network", bound=nn.Module)
 def use_fused_neurons(network: _Network) -> _Network:
     """Give every `MLIF` of a network compiled forward and backward passes, in place.
 
-    Spikes are those of the plain neurons to the bit; gradients agree to float32 rounding. Parameters, module names and
-    hooks stay. On a CPU float32 and bfloat16 are compiled, on a CUDA GPU also float16, where Triton is installed; other
-    currents are computed by the plain neurons.
+    Spikes are those of the plain neurons to the bit; gradients agree to float32 rounding. Under autocast on a CPU
+    spikes are of autocast's dtype, in which a convolution wants them and 0 and 1 are exact. Parameters, module names
+    and hooks stay. On a CPU float32 and bfloat16 are compiled, on a CUDA GPU also float16, where Triton is installed;
+    other currents are computed by the plain neurons.
 
     Args:
         network: any module; neurons already swapped stay as they are.
@@ -60,8 +61,10 @@ class FusedMLIF(MLIF):
             return super().forward(current) if spikes is None else spikes
         if current.dtype not in _COMPILED or current.device.type != "cpu" or current.numel() == 0:
             return super().forward(current)
-        spikes = _CompiledLIF.apply(current, self.tau, self.threshold, self.alpha)
-        return spikes
+        wanted = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else current.dtype
+        spiking = wanted if wanted in _COMPILED else current.dtype
+        fired: Tensor = _CompiledLIF.apply(current, self.tau, self.threshold, self.alpha, spiking)
+        return fired
 
 
 def _fire_on_gpu(current: Tensor, tau: float, threshold: float, alpha: float) -> Tensor | None:
@@ -98,22 +101,24 @@ class _CompiledLIF(torch.autograd.Function):
     """All T steps as one node in the graph; it keeps the currents and nothing else."""
 
     @staticmethod
-    def forward(ctx: Any, current: Tensor, tau: float, threshold: float, alpha: float) -> Tensor:
+    def forward(ctx: Any, current: Tensor, tau: float, threshold: float, alpha: float, spiking: torch.dtype) -> Tensor:
         steps, neurons = current.shape[0], current[0].numel()
-        spikes = _steps_apart(current)
-        currents = _like(current, spikes)
+        spikes = _steps_apart(current, spiking)
+        currents = current if current.stride() == spikes.stride() else torch.empty_like(spikes, dtype=current.dtype)
+        if currents is not current:
+            currents.copy_(current)
         ctx.save_for_backward(currents)
         ctx.constants = (tau, threshold, alpha)
         spread(
             fire, neurons, current.numel(), _flat(currents), _flat(spikes), steps, neurons,
             np.float32(1 / tau), np.float32(threshold), grain=BLOCK,
         )  # fmt: skip
-        wanted = torch.empty_like(current)
+        wanted = torch.empty_like(current, dtype=spiking)
         return spikes if spikes.stride() == wanted.stride() else wanted.copy_(spikes)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
         (current,) = ctx.saved_tensors
         tau, threshold, alpha = ctx.constants
         grad_current = torch.empty_like(current)
@@ -123,13 +128,13 @@ class _CompiledLIF(torch.autograd.Function):
             _flat(grad_current), steps, neurons, np.float32(1 / tau), np.float32(threshold),
             np.float32(alpha / 2), np.float32(math.pi / 2 * alpha), grain=BLOCK,
         )  # fmt: skip
-        return grad_current, None, None, None
+        return grad_current, None, None, None, None
 
 
-def _steps_apart(current: Tensor) -> Tensor:
+def _steps_apart(current: Tensor, dtype: torch.dtype) -> Tensor:
     """An empty tensor with one whole step after another in memory, laid out as the currents where those are so."""
-    same = torch.empty_like(current)
-    return same if current.shape[0] == 1 or same.stride(0) == same[0].numel() else current.new_empty(current.shape)
+    same = torch.empty_like(current, dtype=dtype)
+    return same if current.shape[0] == 1 or same.stride(0) == same[0].numel() else torch.empty(same.shape, dtype=dtype)
 
 
 def _like(tensor: Tensor, layout: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class FusionHead(nn.Module):
             Normalised log depth [B, 1, H, W], not limited to [0, 1].
         """
         spikes = [neurons(stage) for neurons, stage in zip(self.stage_neurons, stages, strict=True)]
-        membrane = self.fuse(torch.cat(spikes, dim=2))
+        membrane = self.fuse(self.join(spikes))
         membrane = membrane + self.context(self.context_neurons(membrane))
         features = functional.relu(
             self.output(self.output_neurons(membrane)).mean(0)
@@ -79,6 +79,10 @@ class FusionHead(nn.Module):
         for up, skip in zip((self.up8, self.up4, self.up2), reversed(skips[1:]), strict=True):
             features = up(features, skip)
         return self.finish(features, skips[0])
+
+    def join(self, stages: Sequence[Tensor]) -> Tensor:
+        """Spikes of all stages, [T, B, D, H, W] each, to [T, B, depth * D, H, W]."""
+        return torch.cat(list(stages), dim=2)
 
     def finish(self, features: Tensor, events: Tensor) -> Tensor:
         """Features [B, C, H/2, W/2] and events [T, B, P, H, W] to normalised log depth [B, 1, H, W]."""

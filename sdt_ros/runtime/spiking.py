@@ -237,14 +237,17 @@ class FastFusionHead(FusionHead):
     def forward(self, stages: Sequence[Tensor], skips: Sequence[Tensor]) -> Tensor:
         """See `FusionHead.forward`."""
         spikes = [neurons(stage) for neurons, stage in zip(self.stage_neurons, stages, strict=True)]
-        joined = torch.cat([stage.permute(0, 1, 3, 4, 2) for stage in spikes], dim=-1)
-        membrane = self.fuse(joined.permute(0, 1, 4, 2, 3))
+        membrane = self.fuse(self.join(spikes))
         assert isinstance(self.context_neurons, FastMLIF)
         membrane = self.context_neurons.add(membrane, self.context(self.context_neurons(membrane)))
         features = functional.relu(self.output(self.output_neurons(membrane)).mean(0))
         for up, skip in zip((self.up8, self.up4, self.up2), reversed(skips[1:]), strict=True):
             features = up(features, skip)
         return self.finish(features, skips[0])
+
+    def join(self, stages: Sequence[Tensor]) -> Tensor:
+        """See `FusionHead.join`."""
+        return torch.cat([stage.permute(0, 1, 3, 4, 2) for stage in stages], dim=-1).permute(0, 1, 4, 2, 3)
 
     def finish(self, features: Tensor, events: Tensor) -> Tensor:
         """See `FusionHead.finish`; one window, in one pass."""

@@ -28,8 +28,9 @@ def _masks_of(spikes: Any, first: Any, lanes: Any, masks: Any) -> Any:
     def singly(spikes: Any, first: Any, lanes: Any, masks: Any) -> None:
         for word in range(masks.size):
             mask = uint64(0)
-            for k in range(uintp(word * _WORD), min(uintp(word * _WORD + _WORD), lanes)):
-                mask |= uint64(spikes[first + k] != 0) << uint64(k)
+            begin = uintp(word * _WORD)
+            for k in range(min(uintp(_WORD), lanes - begin)):
+                mask |= uint64(spikes[first + begin + k] != 0) << uint64(k)
             masks[word] = mask
 
     def by_eights(spikes: Any, first: Any, lanes: Any, masks: Any) -> None:

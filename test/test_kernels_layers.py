@@ -173,6 +173,31 @@ def test_hooks_on_what_the_last_step_holds_are_called() -> None:
     assert [tuple(one.shape) for one in seen] == [(2, 8, 12, 10)]
 
 
+def test_the_last_step_convolves_events_once() -> None:
+    for training in (True, False):
+        _, fused = pair(Finish())
+        fused.train(training)
+        seen: list[object] = []
+        fused.up1.lateral.conv.register_forward_hook(lambda *_, seen=seen: seen.append(0))  # type: ignore[union-attr]
+        fused(torch.randn(2, 8, 6, 5), spikes(2, 2, 2, 12, 10))
+        assert len(seen) == 1
+
+
+@pytest.mark.parametrize("register", ["register_forward_pre_hook", "register_full_backward_hook"])
+def test_any_hook_on_the_convolution_to_depth_is_called(register: str) -> None:
+    _, fused = pair(Finish())
+    seen: list[object] = []
+    getattr(fused.depth, register)(lambda *_: seen.append(0))
+    fused(torch.randn(2, 8, 6, 5), spikes(2, 2, 2, 12, 10)).sum().backward()
+    assert seen
+
+
+def test_doubles_are_left_alone_by_autocast() -> None:
+    plain, fused = pair(ConvBN(2, 12, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        compare(plain.double(), fused.double(), spikes(3, 2, 2, 24, 40).double())
+
+
 def test_evaluation_is_the_plain_one() -> None:
     for name in ("norm", "downsample", "upsample", "finish"):
         make, shapes = LAYERS[name]

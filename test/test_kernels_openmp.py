@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -91,11 +92,46 @@ def test_a_fork_does_not_wait_for_threads_that_are_not_there(threads: int) -> No
     assert run_team(lambda number: None, threads)
     child = os.fork()
     if child == 0:
-        seen, by = np.zeros(4000, np.int64), np.zeros(4000, np.int64)
-        apart = not run_team(lambda number: None, threads)
-        spread(count, 4000, 1 << 40, seen, by)
-        os._exit(0 if apart and (seen == 1).all() else 1)
+        signal.alarm(20)
+        try:
+            seen, by = np.zeros(4000, np.int64), np.zeros(4000, np.int64)
+            apart = not run_team(lambda number: None, threads)
+            spread(count, 4000, 1 << 40, seen, by)
+            os._exit(0 if apart and (seen == 1).all() else 1)
+        finally:
+            os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+class AlarmError(Exception):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_loses_no_part_in_silence(threads: int) -> None:
+    """A handler may raise at any instruction, also where nothing can catch it."""
+
+    def raising(number: int, frame: object) -> None:
+        raise AlarmError
+
+    before = signal.signal(signal.SIGALRM, raising)
+    seen, by = np.zeros(4000, np.int64), np.zeros(4000, np.int64)
+    complete = interrupted = 0
+    try:
+        for call in range(600):
+            seen[:] = 0
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 + 1e-5 * (call % 100))  # rings once
+                spread(count, 4000, 1 << 40, seen, by)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except (AlarmError, KeyboardInterrupt):
+                interrupted += 1
+                continue
+            complete += 1
+            assert (seen == 1).all()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert complete and interrupted
 
 
 def test_without_that_library_idle_threads_of_ours_do_it(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:

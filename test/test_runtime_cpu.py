@@ -7,6 +7,7 @@ eager network of the same rounded weights, which it must equal, and with the exa
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from sdt_distill.datasets.simulated import SimulatedDataset
 from sdt_distill.datasets.simulated_config import SimulatedConfig
 from sdt_ros.network import MLIF, Card, NetworkConfig, SpikingDepthTransformer, build_network, synthetic_events
+from sdt_ros.network.head import FusionHead
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.stem import Downsample
 from sdt_ros.runtime import CpuRuntime, DepthEstimator, DeviceError, choose
@@ -40,8 +42,9 @@ def rounded(plain: SpikingDepthTransformer) -> SpikingDepthTransformer:
     """The network with folded norms and weights of spiking convolutions on the grid of int8."""
     exact = copy.deepcopy(plain)
     fold_batch_norms(exact)
+    last = exact.head.up1.lateral if isinstance(exact.head, FusionHead) else None
     for module in exact.modules():
-        if isinstance(module, ConvBN) and module.conv.in_channels > events.POLARITIES:
+        if isinstance(module, ConvBN) and module is not last and module.conv.in_channels > events.POLARITIES:
             scale = module.conv.weight.detach().abs().amax((1, 2, 3), keepdim=True) / 127
             module.conv.weight.data = (module.conv.weight / scale).round() * scale
     return exact.requires_grad_(False)
@@ -103,6 +106,18 @@ def test_float32_is_the_network(attention: str, head: str) -> None:
     plain, spikes = network(config), synthetic_events(4, 70, 90)
     fast = use_cpu_layers(copy.deepcopy(plain), int8=False)
     assert (depth_of(fast, spikes) - depth_of(plain, spikes)).abs().mean() < 2e-3
+
+
+@pytest.mark.parametrize("polarities", [1, 3])
+@pytest.mark.parametrize("int8", [False, pytest.param(True, marks=int8_only)])
+def test_any_number_of_polarities(polarities: int, int8: bool) -> None:
+    plain = network(dataclasses.replace(CONFIG, polarities=polarities))
+    spikes = (torch.rand(1, 4, polarities, 40, 56, generator=torch.Generator().manual_seed(7)) < 0.2).float()
+    expected = depth_of(rounded(plain) if int8 else plain, spikes)
+    fast = use_cpu_layers(copy.deepcopy(plain), int8=int8)
+    for conv in (module for module in fast.modules() if isinstance(module, Int8Conv2d)):
+        conv.output = torch.float32
+    assert (depth_of(fast, spikes) - expected).abs().mean() < 2e-3
 
 
 @int8_only

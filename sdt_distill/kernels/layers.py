@@ -18,6 +18,7 @@ from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.stem import Downsample
 from sdt_ros.runtime.kernels.parallel import array, spread
 
+_COMPILED = (torch.float32, torch.bfloat16)
 _PERIOD = 256  # values, at least, over which coefficients are repeated
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -83,16 +84,19 @@ class FusedUpsample(Upsample):
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """The same as `Upsample.forward`."""
-        x = _convolve(self.lateral.conv, skip)
-        if _is_compiled(self.lateral.bn, x):
-            lateral = _batch_norm(self.lateral.bn, x, steps=skip.shape[0])
-        else:
-            lateral = self.lateral.bn(x).unflatten(0, skip.shape[:2]).mean(0)
         upsampled = functional.interpolate(self.reduce(coarse), scale_factor=2, mode="bilinear", align_corners=False)
-        features = functional.relu(upsampled + lateral)
+        features = functional.relu(upsampled + self.mean_lateral(skip))
         if self.refine is not None:
             features = features + functional.relu(self.refine(features))
         return features
+
+    def mean_lateral(self, skip: Tensor) -> Tensor:
+        """Spikes [T, B, S, H, W] to what they add, [B, C', H, W]."""
+        x = _convolve(self.lateral.conv, skip)
+        if _is_compiled(self.lateral.bn, x):
+            return _batch_norm(self.lateral.bn, x, steps=skip.shape[0])
+        mean: Tensor = self.lateral.bn(x).unflatten(0, skip.shape[:2]).mean(0)
+        return mean
 
 
 class FusedFusionHead(FusionHead):
@@ -103,18 +107,25 @@ class FusedFusionHead(FusionHead):
 
     def join(self, stages: Sequence[Tensor]) -> Tensor:
         """The same as `FusionHead.join`."""
+        if stages[0].device.type != "cpu":
+            return super().join(stages)
         return torch.cat([stage.permute(0, 1, 3, 4, 2) for stage in stages], dim=-1).permute(0, 1, 4, 2, 3)
 
     def finish(self, features: Tensor, events: Tensor) -> Tensor:
         """The same as `FusionHead.finish`."""
-        up, x = self.up1, _convolve(self.up1.lateral.conv, events)
-        if up._forward_hooks or self.depth._forward_hooks or not _is_compiled(up.lateral.bn, x):
+        up, depth = self.up1, self.depth
+        if events.device.type != "cpu" or not isinstance(up, FusedUpsample) or _is_watched(up) or _is_watched(depth):
             return super().finish(features, events)
-        assert up.refine is None and self.depth.bias is not None
-        lateral = _batch_norm(up.lateral.bn, x, steps=events.shape[0])
-        coarse = up.reduce(features).to(lateral.dtype).contiguous(memory_format=torch.channels_last)
-        depth: Tensor = _Finish.apply(coarse, lateral, self.depth.weight, self.depth.bias)
-        return depth
+        lateral, reduced = up.mean_lateral(events), up.reduce(features)
+        assert up.refine is None and depth.bias is not None
+        if lateral.dtype not in _COMPILED or reduced.dtype not in _COMPILED:
+            upsampled = functional.interpolate(reduced, scale_factor=2, mode="bilinear", align_corners=False)
+            plain: Tensor = depth(functional.relu(upsampled + lateral))
+            return plain
+        lateral = lateral.contiguous(memory_format=torch.channels_last)
+        coarse = reduced.to(lateral.dtype).contiguous(memory_format=torch.channels_last)
+        fused: Tensor = _Finish.apply(coarse, lateral, depth.weight, depth.bias)
+        return fused
 
 
 _FUSED: dict[type, type] = {
@@ -126,6 +137,12 @@ _FUSED: dict[type, type] = {
 }
 
 
+def _is_watched(module: nn.Module) -> bool:
+    """Whether a hook of the module's own waits for its being called."""
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks)
+
+
 def _is_compiled(bn: nn.BatchNorm2d, x: Tensor) -> bool:
     """Whether the compiled loops do what this norm would do with this input."""
     return (
@@ -134,7 +151,7 @@ def _is_compiled(bn: nn.BatchNorm2d, x: Tensor) -> bool:
         and bn.affine
         and bn.momentum is not None
         and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.dtype in _COMPILED
         and bn.weight.dtype == torch.float32
         and x.numel() > x.shape[1]
     )
@@ -145,7 +162,8 @@ def _convolve(conv: nn.Conv2d, spikes: Tensor) -> Tensor:
     if spikes.device.type != "cpu":
         plain: Tensor = conv(spikes.flatten(0, 1))
         return plain
-    wanted = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else spikes.dtype
+    is_cast = torch.is_autocast_enabled("cpu") and spikes.dtype != torch.float64
+    wanted = torch.get_autocast_dtype("cpu") if is_cast else spikes.dtype
     convolved: Tensor = conv(spikes.flatten(0, 1).to(wanted, memory_format=torch.channels_last))
     return convolved.contiguous(memory_format=torch.channels_last)
 

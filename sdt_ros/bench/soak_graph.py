@@ -13,7 +13,7 @@ from typing import Any
 
 import rclpy
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -32,6 +32,12 @@ from sdt_ros.demo.graph import GraphError, Process
 NAME, EVENTS, INFO = "/bench/depth", "/bench/events", "/bench/camera_info"
 START_S = 120.0  # for a process to load and appear, at most
 _ASK_AGAIN_S = 0.5
+_STATE_AFTER = {
+    Transition.TRANSITION_CONFIGURE: "inactive",
+    Transition.TRANSITION_ACTIVATE: "active",
+    Transition.TRANSITION_DEACTIVATE: "inactive",
+    Transition.TRANSITION_CLEANUP: "unconfigured",
+}
 _BURST = 3.0
 WINDOW_MS, RATE_HZ = 50.0, 20.0
 
@@ -66,6 +72,7 @@ class SoakGraph:
             self._orders = self._node.create_publisher(String, ORDERS, 100)
             self._node.create_subscription(String, GOOD, self._on_good, 100)
             self._states: Any = self._node.create_client(ChangeState, f"{NAME}/change_state")
+            self._state: Any = self._node.create_client(GetState, f"{NAME}/get_state")
             self._parameters: Any = self._node.create_client(SetParameters, f"{NAME}/set_parameters")
             self._count = 0
             self.depth_node = self._start("node", [*self._arguments, "-r", "__ns:=/bench"])
@@ -230,7 +237,10 @@ class SoakGraph:
     def _transitions(self, *numbers: int) -> None:
         for number in numbers:
             response, is_first = self._call(self._states, ChangeState.Request(transition=Transition(id=number)))
-            if is_first and not response.success:  # a call behind a lost answer is refused: the state is there already
+            if response.success:
+                continue
+            state, _ = self._call(self._state, GetState.Request())
+            if is_first or state.current_state.label != _STATE_AFTER[number]:  # refused where it is there already
                 raise self.depth_node.failure(f"refused transition {number}")
 
     def _call(self, client: Any, request: Any) -> tuple[Any, bool]:

@@ -46,9 +46,10 @@ def use_cpu_layers(network: SpikingDepthTransformer, *, int8: bool) -> SpikingDe
         ValueError: its attention is softmax, which has no spikes to be fast with.
     """
     prepare(network)
+    last = network.head.up1.lateral if isinstance(network.head, FusionHead) else None  # once a window, in one pass
     for module in list(network.modules()):
         if isinstance(module, ConvBN):
-            module.conv = _spike_conv(module.conv, int8, torch.float32)
+            module.conv = _spike_conv(module.conv, int8 and module is not last, torch.float32)
         elif isinstance(module, LinearHead):
             module.depth = _spike_conv(module.depth, False, torch.float32)
     for layer in _only_seen_by_neurons(network):

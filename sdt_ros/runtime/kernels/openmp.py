@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 _Part = ctypes.CFUNCTYPE(None, ctypes.c_size_t)
+_MAPS = Path("/proc/self/maps")
+_is_fork = False
 _jobs: dict[int, Callable[[int], None]] = {}
 _numbers = itertools.count(1)
 
@@ -29,15 +31,17 @@ def run_team(part: Callable[[int], None], threads: int) -> bool:
         threads: as many as torch uses (`torch.get_num_threads()`): another size would end some of its threads.
 
     Returns:
-        False where torch's OpenMP library is not known, or this process is a fork of one that used it, whose threads
-        are not here; nothing was called then.
+        False where torch's OpenMP library is not known, or this process is a fork of one whose threads are not here;
+        nothing was called then.
 
     Raises:
         Exception: what a part raised, the first of them by number, once all have ended.
+        KeyboardInterrupt: a signal's handler raised something, and parts are missing.
     """
-    team = _library()
-    if team is None or os.getpid() != _loaded_by():
+    team = None if _is_fork else _library()
+    if team is None:
         return False
+    ended: set[int] = set()
     errors: dict[int, BaseException] = {}
 
     def work(member: int, members: int) -> None:
@@ -46,6 +50,7 @@ def run_team(part: Callable[[int], None], threads: int) -> bool:
                 part(number)
             except BaseException as error:  # may not pass through C
                 errors[number] = error
+            ended.add(number)
 
     key = next(_numbers)
     _jobs[key] = lambda member: work(member, team.members())
@@ -55,6 +60,8 @@ def run_team(part: Callable[[int], None], threads: int) -> bool:
         del _jobs[key]
     if errors:
         raise errors[min(errors)]
+    if len(ended) < threads:  # what a signal's handler raises beside a part, ctypes prints and drops
+        raise KeyboardInterrupt("a signal came between the parts of a loop")
     return True
 
 
@@ -79,21 +86,19 @@ def _member(key: int) -> None:
 
 @functools.cache
 def _library() -> _Library | None:
-    """GNU OpenMP as torch has loaded it: what it brings itself, or else the only one in this process."""
-    own = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    """GNU OpenMP as torch uses it: what torch has brought, or else the only one in this process."""
     try:
-        paths = {str(path) for path in own} or _mapped()
-        _loaded_by()
+        loaded = {line.split(maxsplit=5)[5] for line in _MAPS.read_text().splitlines() if "/libgomp" in line}
+        own = {path for path in loaded if Path(path).is_relative_to(Path(torch.__file__).parent)}
+        paths = own or loaded
         return _Library(paths.pop()) if len(paths) == 1 else None
     except (OSError, AttributeError):  # no such file system, library or function
         return None
 
 
-def _mapped() -> set[str]:
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    return {line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line}
+def _forked() -> None:
+    global _is_fork
+    _is_fork = True
 
 
-@functools.cache
-def _loaded_by() -> int:
-    return os.getpid()
+os.register_at_fork(after_in_child=_forked)

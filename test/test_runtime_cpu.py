@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,8 +116,6 @@ def test_any_number_of_polarities(polarities: int, int8: bool) -> None:
     spikes = (torch.rand(1, 4, polarities, 40, 56, generator=torch.Generator().manual_seed(7)) < 0.2).float()
     expected = depth_of(rounded(plain) if int8 else plain, spikes)
     fast = use_cpu_layers(copy.deepcopy(plain), int8=int8)
-    for conv in (module for module in fast.modules() if isinstance(module, Int8Conv2d)):
-        conv.output = torch.float32
     assert (depth_of(fast, spikes) - expected).abs().mean() < 2e-3
 
 
@@ -129,9 +128,43 @@ def test_int8_is_the_network_of_rounded_weights(attention: str, size: tuple[int,
     )
     plain, spikes = network(config), synthetic_events(4, *size)
     fast = use_cpu_layers(copy.deepcopy(plain), int8=True)
-    for conv in (module for module in fast.modules() if isinstance(module, Int8Conv2d)):
-        conv.output = torch.float32  # bfloat16 moves spikes, which is told apart here
     assert (depth_of(fast, spikes) - depth_of(rounded(plain), spikes)).abs().mean() < 2e-3
+
+
+@int8_only
+def test_what_is_added_and_what_is_multiplied_are_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = NetworkConfig(embed_dim=64, heads=2, depth=2, mlp_ratio=2, head_widths=(72, 8, 8, 8, 4))
+    plain, spikes = network(config), synthetic_events(4, 70, 90)
+    fast = use_cpu_layers(plain, int8=True)
+    depths, added = [], []
+    add = Int8Conv2d._add
+
+    def counting(self: Int8Conv2d, *args: Any) -> None:
+        added[-1] += 1
+        add(self, *args)
+
+    monkeypatch.setattr(Int8Conv2d, "_add", counting)
+    for break_even in (0.0, 0.15, 9.0):
+        monkeypatch.setattr("sdt_ros.runtime.spike_conv._BREAK_EVEN", break_even)
+        added.append(0)
+        depths.append(depth_of(fast, spikes))
+    assert added[0] == 0 < added[1] < added[2]
+    assert torch.equal(depths[0], depths[1]) and torch.equal(depths[0], depths[2])
+
+
+@int8_only
+def test_weights_are_added_where_few_inputs_fire() -> None:
+    conv = Int8Conv2d(nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False))
+    generator = torch.Generator().manual_seed(5)
+    for rate, worth in ((0.0, True), (0.2, True), (0.4, False), (1.0, False)):
+        for height in (3, 200):  # less than is sampled, and more
+            spikes = (torch.rand(2, 64, height, 40, generator=generator) < rate).to(torch.uint8)
+            assert conv.is_worth_adding(spikes.contiguous(memory_format=torch.channels_last)) is worth
+    assert not conv.is_worth_adding(torch.zeros(2, 64, 30, 40, dtype=torch.uint8))  # it does not lie as needed
+    for inputs, outputs, kernel, padding in ((16, 64, 3, 1), (36, 64, 3, 1), (64, 64, 3, 0), (64, 16, 1, 0)):
+        other = Int8Conv2d(nn.Conv2d(inputs, outputs, kernel, padding=padding).requires_grad_(False))
+        few = (torch.rand(1, inputs, 8, 8, generator=generator) < 0.1).to(torch.uint8)
+        assert not other.is_worth_adding(few.contiguous(memory_format=torch.channels_last))
 
 
 @int8_only

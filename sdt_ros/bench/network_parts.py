@@ -49,10 +49,12 @@ class NetworkResult:
         worst_rate_difference: of one layer.
         log_depth_difference: mean absolute difference of normalised log depth.
         gmac: multiply-accumulates of a window if nothing were sparse, 10^9.
+        gadditions: those of them whose input fires, 10^9.
         bytes_mb: what must be read and written at least: weights, inputs and outputs of all convolutions.
         peak_gmac_s: measured on this machine, by the convolution of this runtime on a shape that suits it.
+        peak_gadditions_s: likewise, where this runtime adds weights rather than to multiply by 0; else 0.
         peak_gb_s: measured: a copy of 256 MB, read and written.
-        floor_ms: the larger of both times.
+        floor_ms: the time of the sums, each layer's in the way that is faster, or that of the bytes if it is longer.
     """
 
     preset: str
@@ -74,8 +76,10 @@ class NetworkResult:
     worst_rate_difference: float
     log_depth_difference: float
     gmac: float
+    gadditions: float
     bytes_mb: float
     peak_gmac_s: float
+    peak_gadditions_s: float
     peak_gb_s: float
     floor_ms: float
 
@@ -136,13 +140,17 @@ def measure(
         expected = plain(spikes)
     exact = recorder.report()
     rates, exact_rates = report.firing_rates, exact.firing_rates
-    macs = sum(row.macs * row.runs for row in exact.rows)
+    macs = {row.name: row.macs * row.runs / 1e9 for row in exact.rows}
+    additions = {name: macs[name] * rate for name, rate in exact_rates.items()}
     moved = _bytes(plain, spikes)
     dtype = torch.int8 if "int8" in estimator.describe() else torch.float32
     if isinstance(ours, CudaRuntime):
         dtype = ours.dtype
-    peak_gmac, peak_bandwidth = _peak_gmac_s(dtype, where), _peak_gb_s(where)
-    floor_s = max(macs / 1e9 / peak_gmac, moved / 1e9 / peak_bandwidth)
+    peak_gmac, peak_bandwidth = _peak_gmac_s(dtype, where, rate=0.5), _peak_gb_s(where)
+    peak_additions = 0.16 * _peak_gmac_s(dtype, where, rate=0.16) if dtype == torch.int8 else 0.0
+    dense = {name: count / peak_gmac for name, count in macs.items()}
+    sparse = {name: count / peak_additions for name, count in additions.items()} if peak_additions else {}
+    floor_s = max(sum(min(took, sparse.get(name, took)) for name, took in dense.items()), moved / 1e9 / peak_bandwidth)
     return NetworkResult(
         preset=name, size=f"{size[1]}x{size[0]}", device=str(where), runtime=estimator.describe(),
         threads=torch.get_num_threads(), median_ms=1e3 * medians["ours"], least_ms=1e3 * min(all_ours), peer=against,
@@ -151,8 +159,9 @@ def measure(
         peak_mb=peak / 1e6, peer_peak_mb=peer_peak / 1e6,
         mean_rate=float(np.mean(list(rates.values()))), peer_mean_rate=float(np.mean(list(exact_rates.values()))),
         worst_rate_difference=max(abs(rates[layer] - rate) for layer, rate in exact_rates.items()),
-        log_depth_difference=float((depth.cpu() - expected).abs().mean()), gmac=macs / 1e9, bytes_mb=moved / 1e6,
-        peak_gmac_s=peak_gmac, peak_gb_s=peak_bandwidth, floor_ms=1e3 * floor_s,
+        log_depth_difference=float((depth.cpu() - expected).abs().mean()), gmac=sum(macs.values()),
+        gadditions=sum(additions.values()), bytes_mb=moved / 1e6,
+        peak_gmac_s=peak_gmac, peak_gadditions_s=peak_additions, peak_gb_s=peak_bandwidth, floor_ms=1e3 * floor_s,
     )  # fmt: skip
 
 
@@ -169,8 +178,8 @@ def _timed(run: Callable[[], None], kept: list[float]) -> Callable[[], float]:
 def _by_stage(network: SpikingDepthTransformer, run: Callable[[], Any], rounds: int) -> dict[str, dict[str, float]]:
     """Median milliseconds of each stage: all of it, its convolutions, its neurons, and what is left.
 
-    Where a pass does several things, as pools with their neurons, it counts as what is left. Hooks cost some
-    microseconds each.
+    Where a convolution's pass does more, as the pool and the neurons behind it, all of it counts as the convolution's;
+    other passes of several things count as what is left. Hooks cost some microseconds each.
     """
     passes: list[tuple[tuple[str, str], Any, Any]] = []
     began: dict[nn.Module, Any] = {}
@@ -237,13 +246,16 @@ def _bytes(plain: SpikingDepthTransformer, spikes: Tensor) -> int:
     return total
 
 
-def _peak_gmac_s(dtype: torch.dtype, device: torch.device) -> float:
-    """10^9 multiply-accumulates a second of a convolution that suits the machine: 512 to 512 channels, 3x3."""
+def _peak_gmac_s(dtype: torch.dtype, device: torch.device, rate: float) -> float:
+    """10^9 multiply-accumulates a second of a convolution that suits the machine: 512 to 512 channels, 3x3.
+
+    Of its inputs a share of `rate` fires; products of the others count too, whether they are made or not.
+    """
     from sdt_ros.runtime.spike_conv import Int8Conv2d
 
     images = 4 if device.type == "cpu" else 64
     conv = nn.Conv2d(512, 512, 3, padding=1).requires_grad_(False)
-    spikes = (torch.rand(images, 512, 16, 32) < 0.2).contiguous(memory_format=torch.channels_last)
+    spikes = (torch.rand(images, 512, 16, 32) < rate).contiguous(memory_format=torch.channels_last)
     if dtype == torch.int8:
         run: nn.Module = Int8Conv2d(conv)
         given = spikes.to(torch.uint8)

@@ -1,36 +1,40 @@
 """Convolutions of spikes on a CPU: int8 weights and bytes of 0 and 1, or float32.
 
-Sums of int8 weights are exact, so only the rounding of the weights, one scale for each output channel, is lost. oneDNN
-computes them with the dot products of AVX-512 VNNI where the CPU has them.
+Sums of int8 weights are exact, so only the rounding of the weights, one scale for each output channel, is lost. Where
+few inputs fire, the weights of those that do are added up; else oneDNN multiplies all of them, with the dot products of
+AVX-512 VNNI where the CPU has them. Both give the same currents to the bit: which is taken is a question of time alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdt_ros.runtime.kernels import events
+from sdt_ros.runtime.kernels import events, gather
+from sdt_ros.runtime.kernels.parallel import array, spread
 
 _LARGEST = 127
+_BREAK_EVEN = 0.3  # share of inputs that fire at which additions take as long as oneDNN (docs/performance.md)
+_FEW_INPUTS = 32  # channels: below, lists of spikes cost more than what they save
+_BLOCK, _SAMPLED = 4096, 16  # of a layer's inputs one block in so many is counted
+_PARTS = 8  # of a thread: where little fires, a part is done sooner
 
 
 class Int8Conv2d(nn.Conv2d):
-    """A convolution of stride 1 whose input is whole numbers from 0 to 255, and whose weights are rounded to int8.
+    """A convolution of stride 1 whose input is spikes, 0 or 1, and whose weights are rounded to int8.
 
     The float weights are given up: `weight` and `bias` say their shapes only, for those who count parameters.
 
     Args:
         conv: the convolution to compute, with a bias or without.
-        output: dtype of the currents, float32 or bfloat16.
-
-    Attributes:
-        output: as given.
     """
 
-    def __init__(self, conv: nn.Conv2d, output: torch.dtype = torch.float32) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
         assert not isinstance(conv.padding, str)
         kernel, padding = conv.kernel_size, conv.padding
         super().__init__(
@@ -40,7 +44,6 @@ class Int8Conv2d(nn.Conv2d):
         weight = conv.weight.detach()
         self.weight = nn.Parameter(torch.empty(weight.shape, dtype=torch.int8, device="meta"), requires_grad=False)
         self.requires_grad_(False)
-        self.output = output
         scale = (weight.abs().amax((1, 2, 3)) / _LARGEST).float()
         scale[scale == 0] = 1.0
         rounded = (weight / scale[:, None, None, None]).round().nan_to_num().to(torch.int8)
@@ -48,6 +51,7 @@ class Int8Conv2d(nn.Conv2d):
         bias = None if conv.bias is None else conv.bias.detach().float().clone()
         zeros = torch.zeros(conv.out_channels, dtype=torch.int64)
         self._weights, self._scales = rounded, (scale, zeros, bias)  # no buffers: they belong to no checkpoint
+        self._rows = self._rows_to_add()
         self._packed: tuple[torch.Size, Any] | None = None
         self._pack(torch.Size((1, conv.in_channels, 32, 32)))  # where there is no such convolution, it shows now
 
@@ -60,21 +64,62 @@ class Int8Conv2d(nn.Conv2d):
             self._packed = shape, packed
         return self._packed[1]
 
+    def _rows_to_add(self) -> np.ndarray | None:
+        """The weights as `gather` adds them, or None where it never pays."""
+        kernel, padding = (self.kernel_size[0], self.kernel_size[1]), self._padding
+        suited = gather.is_suited(self.in_channels, kernel, (padding[0], padding[1]))
+        return gather.tables(self._weights.numpy()) if suited and self.in_channels >= _FEW_INPUTS else None
+
     def forward(self, input: Tensor) -> Tensor:
         """Spikes [N, C, H, W] uint8 or int8 to currents [N, C', H, W], channels last."""
-        return self._convolve(input, 1.0)
+        if not self.is_worth_adding(input):
+            return self._convolve(input, 1.0)
+        batch, _, height, width = input.shape
+        currents = torch.empty((batch, height, width, self.out_channels))
+        self._add(gather.convolve, batch * height, input, array(currents))
+        return currents.permute(0, 3, 1, 2)
+
+    def is_worth_adding(self, spikes: Tensor) -> bool:
+        """Whether so few of these spikes [N, C, H, W] are there that `add` is faster than a dense product."""
+        if self._rows is None or not spikes.is_contiguous(memory_format=torch.channels_last):
+            return False
+        flat = array(spikes.view(torch.uint8).permute(0, 2, 3, 1))
+        sample = flat[: flat.size // _BLOCK * _BLOCK].reshape(-1, _BLOCK)[::_SAMPLED] if flat.size >= _BLOCK else flat
+        share = np.count_nonzero(sample.view(np.bool_)) / max(1, sample.size)
+        return bool(share * gather.padded(self.out_channels) < _BREAK_EVEN * self.out_channels)
+
+    def add(self, kernel: Callable[..., None], rows: int, spikes: Tensor, *args: Any) -> None:
+        """Run a kernel of `gather` that adds the weights where these spikes are, and more; hooks see it as a pass.
+
+        Args:
+            kernel: which.
+            rows: number of rows that it computes.
+            spikes: [N, C, H, W] uint8 or int8, channels last, for which `is_worth_adding` is true.
+            args: of the kernel, behind the input's shape.
+        """
+        with observed(self, (spikes,), (len(spikes), self.out_channels, *spikes.shape[-2:])):
+            self._add(kernel, rows, spikes, *args)
+
+    def _add(self, kernel: Callable[..., None], rows: int, spikes: Tensor, *args: Any) -> None:
+        assert self._rows is not None
+        _, channels, height, width = spikes.shape
+        scale, _, bias = self._scales
+        offset = np.zeros(self.out_channels, np.float32) if bias is None else bias.numpy()
+        flat, work = array(spikes.view(torch.uint8).permute(0, 2, 3, 1)), spikes.numel() * self.out_channels
+        shape = height, width, channels, self.kernel_size[0]
+        spread(kernel, rows, work, flat, self._rows, scale.numpy(), offset, *shape, *args, parts=_PARTS)
 
     def mean_over_time(self, spikes: Tensor) -> Tensor:
         """Mean over T of the currents of spikes [T, B, C, H, W], at most 255 steps: [B, C', H, W]."""
-        observe(self, (spikes.flatten(0, 1),), (1, self.out_channels, *spikes.shape[-2:]))
-        return self._convolve(sum_over_time(spikes), 1 / len(spikes))
+        with observed(self, (spikes.flatten(0, 1),), (1, self.out_channels, *spikes.shape[-2:])):
+            return self._convolve(sum_over_time(spikes), 1 / len(spikes))
 
     def _convolve(self, counts: Tensor, step: float) -> Tensor:
         """Convolves whole numbers that are worth `step` each."""
         counts = counts.view(torch.uint8) if counts.dtype == torch.int8 else counts
         counts = counts.contiguous(memory_format=torch.channels_last)
         if self.kernel_size == (1, 1):
-            # One long row: oneDNN's choice for many short ones takes up to three and a half times as long in bfloat16.
+            # One long row, or oneDNN's choice for many short ones may take a multiple of the time.
             batch, channels, height, width = counts.shape
             row = counts.permute(0, 2, 3, 1).reshape(1, 1, -1, channels).permute(0, 3, 1, 2)
             currents = self._product(row, step).permute(0, 2, 3, 1).view(batch, height, width, self.out_channels)
@@ -85,7 +130,7 @@ class Int8Conv2d(nn.Conv2d):
         """One call of oneDNN."""
         currents: Tensor = torch.ops.onednn.qconv2d_pointwise(
             counts, step, 0, self._pack(counts.shape), *self._scales, [1, 1], self._padding, [1, 1], 1,
-            1.0, 0, self.output, "none", [], "",
+            1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
         return currents
 
@@ -109,9 +154,9 @@ class FloatConv2d(nn.Conv2d):
 
     def mean_over_time(self, spikes: Tensor) -> Tensor:
         """Mean over T of the currents of spikes [T, B, C, H, W]: [B, C', H, W]."""
-        observe(self, (spikes.flatten(0, 1),), (1, self.out_channels, *spikes.shape[-2:]))
-        mean = sum_over_time(spikes).to(torch.float32, memory_format=torch.channels_last).div_(len(spikes))
-        return self._conv_forward(mean, self.weight, self.bias)
+        with observed(self, (spikes.flatten(0, 1),), (1, self.out_channels, *spikes.shape[-2:])):
+            mean = sum_over_time(spikes).to(torch.float32, memory_format=torch.channels_last).div_(len(spikes))
+            return self._conv_forward(mean, self.weight, self.bias)
 
 
 def sum_over_time(spikes: Tensor) -> Tensor:
@@ -122,9 +167,19 @@ def sum_over_time(spikes: Tensor) -> Tensor:
     return counts
 
 
-def observe(module: nn.Module, inputs: tuple[Tensor, ...], output_shape: tuple[int, ...]) -> None:
-    """Let the forward hooks of a module see a pass that is computed elsewhere; of the output they see the shape."""
+@contextlib.contextmanager
+def observed(module: nn.Module, inputs: tuple[Tensor, ...], output_shape: tuple[int, ...]) -> Iterator[None]:
+    """Let the hooks of a module see a pass that is computed elsewhere; of the output they see the shape."""
+    for before in list(module._forward_pre_hooks.values()):
+        before(module, inputs)
+    yield
     if module._forward_hooks:
         output = torch.empty(output_shape, device="meta")
         for hook in list(module._forward_hooks.values()):
             hook(module, inputs, output)
+
+
+def observe(module: nn.Module, inputs: tuple[Tensor, ...], output_shape: tuple[int, ...]) -> None:
+    """Let the hooks of a module see a pass of which no single part is its own."""
+    with observed(module, inputs, output_shape):
+        pass

@@ -22,12 +22,12 @@ from sdt_ros.network.head import FusionHead, LinearHead, Upsample
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.stem import Downsample, PatchEmbedding
 from sdt_ros.runtime.fold import prepare
-from sdt_ros.runtime.kernels import events
+from sdt_ros.runtime.kernels import events, gather
 from sdt_ros.runtime.kernels.attend import attend
 from sdt_ros.runtime.kernels.decode import decode
 from sdt_ros.runtime.kernels.lif import BLOCK, add_fire, fire, pool_fire
 from sdt_ros.runtime.kernels.parallel import array, spread
-from sdt_ros.runtime.spike_conv import FloatConv2d, Int8Conv2d, observe
+from sdt_ros.runtime.spike_conv import FloatConv2d, Int8Conv2d, observe, observed
 
 _FIRED = "fired"  # attribute of a tensor: what neurons of some constants fire at it
 
@@ -49,12 +49,9 @@ def use_cpu_layers(network: SpikingDepthTransformer, *, int8: bool) -> SpikingDe
     last = network.head.up1.lateral if isinstance(network.head, FusionHead) else None  # once a window, in one pass
     for module in list(network.modules()):
         if isinstance(module, ConvBN):
-            module.conv = _spike_conv(module.conv, int8 and module is not last, torch.float32)
+            module.conv = _spike_conv(module.conv, int8 and module is not last)
         elif isinstance(module, LinearHead):
-            module.depth = _spike_conv(module.depth, False, torch.float32)
-    for layer in _only_seen_by_neurons(network):
-        if isinstance(layer.conv, Int8Conv2d):
-            layer.conv.output = torch.bfloat16  # written and read in half the time
+            module.depth = _spike_conv(module.depth, False)
     for module in network.modules():
         module.__class__ = _FAST.get(type(module), type(module))
         if isinstance(module, FastMLIF):
@@ -62,19 +59,9 @@ def use_cpu_layers(network: SpikingDepthTransformer, *, int8: bool) -> SpikingDe
     return network
 
 
-def _only_seen_by_neurons(network: SpikingDepthTransformer) -> list[ConvBN]:
-    """Convolutions of the blocks whose currents go to neurons at once, not into a sum that keeps them.
-
-    Those of the stem are not among them: rounded, they cost 5 % of Abs Rel (docs/lab_notebook.md).
-    """
-    layers: list[nn.Module] = [module.qkv for module in network.modules() if isinstance(module, SpikingSelfAttention)]
-    layers += [module.expand for module in network.modules() if isinstance(module, SpikingMLP)]
-    return [layer for layer in layers if isinstance(layer, ConvBN)]
-
-
-def _spike_conv(conv: nn.Conv2d, int8: bool, output: torch.dtype) -> nn.Conv2d:
+def _spike_conv(conv: nn.Conv2d, int8: bool) -> nn.Conv2d:
     if int8 and conv.in_channels > events.POLARITIES:
-        return Int8Conv2d(conv, output)
+        return Int8Conv2d(conv)
     conv.__class__ = FloatConv2d  # also the convolutions of events: in tables or once a window, they cost little
     return conv
 
@@ -116,22 +103,48 @@ class FastMLIF(MLIF):
         """Rate and threshold, as kernels take them."""
         return np.float32(1 / self.tau), np.float32(self.threshold)
 
-    def add(self, membrane: Tensor, update: Tensor) -> Tensor:
-        """The sum of two [T, ...], and what these neurons fire at it, in one pass.
+    def behind(self, layer: ConvBN, spikes: Tensor) -> Tensor:
+        """What these neurons fire at a layer's currents; in one pass where few of its inputs fire.
+
+        Args:
+            layer: of spikes [T, 1, C, H, W].
+            spikes: its input.
+        """
+        if not _adds(layer, spikes):
+            return self(layer(spikes))
+        return self._fire_behind(layer, spikes, torch.empty(0), torch.empty(0))
+
+    def add(self, membrane: Tensor, layer: ConvBN, spikes: Tensor) -> Tensor:
+        """The sum of the stream [T, 1, C', H, W] and a layer's currents, and what these neurons fire at it.
 
         The spikes go with the sum: any neurons of these constants that are given this very tensor find them.
         """
-        neurons, total = membrane[0].numel(), torch.empty_like(membrane)
-        in_steps = _is_dense(total[0]) and (len(total) == 1 or total.stride(0) == neurons)
-        if not (in_steps and _same_layout(membrane, total) and _same_layout(update, total)):
-            return membrane + update
-        fired = torch.empty_like(total, dtype=self.spikes)
-        spread(
-            add_fire, neurons, 2 * membrane.numel(), _flat(membrane), _flat(update), _flat(total), _flat(fired),
-            len(membrane), neurons, *self.constants(), grain=BLOCK,
-        )  # fmt: skip
+        total = torch.empty_like(membrane)
+        in_steps = _is_dense(total[0]) and (len(total) == 1 or total.stride(0) == total[0].numel())
+        if in_steps and _adds(layer, spikes) and _same_layout(membrane, _channels_last(total)):
+            fired = self._fire_behind(layer, spikes, membrane, total)
+        else:
+            update = layer(spikes)
+            if not (in_steps and _same_layout(membrane, total) and _same_layout(update, total)):
+                return membrane + update
+            neurons, fired = membrane[0].numel(), torch.empty_like(total, dtype=self.spikes)
+            spread(
+                add_fire, neurons, 2 * membrane.numel(), _flat(membrane), _flat(update), _flat(total), _flat(fired),
+                len(membrane), neurons, *self.constants(), grain=BLOCK,
+            )  # fmt: skip
         setattr(total, _FIRED, {(self.constants(), self.spikes): fired})
         return total
+
+    def _fire_behind(self, layer: ConvBN, spikes: Tensor, membrane: Tensor, total: Tensor) -> Tensor:
+        """Spikes of a layer that adds; the sum with the stream is written where there is one."""
+        conv, (steps, _, _, height, width) = layer.conv, spikes.shape
+        assert isinstance(conv, Int8Conv2d)
+        fired = torch.empty((steps, 1, height, width, conv.out_channels), dtype=self.spikes)
+        conv.add(
+            gather.convolve_fire, height, spikes.flatten(0, 1), _flat(membrane), _flat(total), array(fired),
+            *self.constants(),
+        )  # fmt: skip
+        return fired.permute(0, 1, 4, 2, 3)
 
 
 class FastPatchEmbedding(PatchEmbedding):
@@ -152,7 +165,7 @@ class FastPatchEmbedding(PatchEmbedding):
         last, neurons = self.downs[-1], self.neurons[-1]
         assert isinstance(last, Downsample) and isinstance(neurons, FastMLIF)
         tokens, membrane = _down(last, neurons, skips[-1], keep=True)
-        return neurons.add(membrane, self.position(tokens)), skips
+        return neurons.add(membrane, self.position, tokens), skips
 
 
 def _events_down(down: Downsample, neurons: FastMLIF, spikes: Tensor) -> Tensor:
@@ -162,29 +175,33 @@ def _events_down(down: Downsample, neurons: FastMLIF, spikes: Tensor) -> Tensor:
     assert isinstance(conv, FloatConv2d) and conv.bias is not None  # of the norm that was folded
     table = conv.table()
     channels = conv.out_channels
-    observe(conv, (spikes.flatten(0, 1),), (steps, channels, height, width))
     codes = np.zeros((steps, height + 2, width), np.uint8)
     work = spikes.numel()
-    spread(events.encode, steps * height, work, array(spikes.contiguous()), codes, height, width)
     fired = torch.empty((steps, 1, height // 2, width // 2, channels), dtype=neurons.spikes)
-    spread(
-        events.convolve_pool_fire, height // 2, work * channels, codes, table, array(fired), channels,
-        *neurons.constants(),
-    )  # fmt: skip
+    with observed(conv, (spikes.flatten(0, 1),), (steps, channels, height, width)):
+        spread(events.encode, steps * height, work, array(spikes.contiguous()), codes, height, width)
+        spread(
+            events.convolve_pool_fire, height // 2, work * channels, codes, table, array(fired), channels,
+            *neurons.constants(),
+        )  # fmt: skip
     return fired.permute(0, 1, 4, 2, 3)
 
 
 def _down(down: Downsample, neurons: FastMLIF, spikes: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
     """A `Downsample` and its neurons, of one window; the spikes, and the currents where they are to be kept."""
-    steps = len(spikes)
-    x = down.conv_bn.conv(spikes.flatten(0, 1))  # [T, C, H, W] channels last
-    channels, height, width = x.shape[1:]
-    shape = steps, 1, height // 2, width // 2, channels
+    steps, _, _, height, width = spikes.shape
+    conv, inputs = down.conv_bn.conv, spikes.flatten(0, 1)
+    shape = steps, 1, height // 2, width // 2, conv.out_channels
     fired, pooled = torch.empty(shape, dtype=neurons.spikes), torch.empty(shape if keep else 0)
-    spread(
-        pool_fire, height // 2, x.numel(), _flat(x), array(fired), array(pooled), steps, height // 2, width, channels,
-        *neurons.constants(),
-    )  # fmt: skip
+    if isinstance(conv, Int8Conv2d) and conv.is_worth_adding(inputs):
+        out = array(fired), array(pooled)
+        conv.add(gather.convolve_pool_fire, height // 2, inputs, *out, *neurons.constants())
+    else:
+        x = conv(inputs)  # [T, C, H, W] channels last
+        spread(
+            pool_fire, height // 2, x.numel(), _flat(x), array(fired), array(pooled), steps, height // 2, width,
+            conv.out_channels, *neurons.constants(),
+        )  # fmt: skip
     return fired.permute(0, 1, 4, 2, 3), pooled.permute(0, 1, 4, 2, 3) if keep else pooled
 
 
@@ -199,7 +216,8 @@ class FastAttention(SpikingSelfAttention):
         if self.spike_driven:
             return super().forward(membrane)
         assert isinstance(self.product, SpikeProduct) and isinstance(self.attention_neurons, FastMLIF)
-        spikes = self.qkv_neurons(self.qkv(self.input_neurons(membrane)))  # [T, 1, 3D, H, W] channels last
+        assert isinstance(self.qkv_neurons, FastMLIF)
+        spikes = self.qkv_neurons.behind(self.qkv, self.input_neurons(membrane))  # [T, 1, 3D, H, W] channels last
         tokens = height * width
         if self.product._forward_hooks:
             queries = self._split(spikes)
@@ -209,7 +227,7 @@ class FastAttention(SpikingSelfAttention):
             attend, self.heads, 1 << 30, _flat(spikes), array(fired), steps, tokens, self.heads, dim // self.heads,
             *self._scale_and_offset(tokens), *self.attention_neurons.constants(),
         )  # fmt: skip
-        return self.attention_neurons.add(membrane, self.project(fired.permute(0, 1, 4, 2, 3)))
+        return self.attention_neurons.add(membrane, self.project, fired.permute(0, 1, 4, 2, 3))
 
     def _scale_and_offset(self, tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """What the norm does to counts of so many tokens, float32 [D] each."""
@@ -228,8 +246,8 @@ class FastMLP(SpikingMLP):
     def forward(self, membrane: Tensor) -> Tensor:
         """See `SpikingMLP.forward`."""
         assert isinstance(self.hidden_neurons, FastMLIF)
-        hidden = self.hidden_neurons(self.expand(self.input_neurons(membrane)))
-        return self.hidden_neurons.add(membrane, self.project(hidden))
+        hidden = self.hidden_neurons.behind(self.expand, self.input_neurons(membrane))
+        return self.hidden_neurons.add(membrane, self.project, hidden)
 
 
 class FastFusionHead(FusionHead):
@@ -240,7 +258,7 @@ class FastFusionHead(FusionHead):
         spikes = [neurons(stage) for neurons, stage in zip(self.stage_neurons, stages, strict=True)]
         membrane = self.fuse(self.join(spikes))
         assert isinstance(self.context_neurons, FastMLIF)
-        membrane = self.context_neurons.add(membrane, self.context(self.context_neurons(membrane)))
+        membrane = self.context_neurons.add(membrane, self.context, self.context_neurons(membrane))
         features = functional.relu(self.output(self.output_neurons(membrane)).mean(0))
         for up, skip in zip((self.up8, self.up4, self.up2), reversed(skips[1:]), strict=True):
             features = up(features, skip)
@@ -295,6 +313,17 @@ _FAST: dict[type, type] = {
     FusionHead: FastFusionHead,
     Upsample: FastUpsample,
 }
+
+
+def _adds(layer: ConvBN, spikes: Tensor) -> bool:
+    """Whether a layer adds weights where its input fires, rather than to multiply all of it."""
+    return isinstance(layer.conv, Int8Conv2d) and layer.conv.is_worth_adding(spikes.flatten(0, 1))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """A tensor of the same shape [T, 1, C, H, W], without memory, that lies channels last."""
+    steps, batch, channels, height, width = x.shape
+    return torch.empty((steps, batch, height, width, channels), device="meta").permute(0, 1, 4, 2, 3)
 
 
 def _same_layout(a: Tensor, b: Tensor) -> bool:

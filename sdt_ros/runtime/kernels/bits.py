@@ -15,7 +15,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 _FLOAT, _BITS, _HALF, _SPIKE = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(8)
-_Code = tuple[Any, Callable[..., Any]]
+Code = tuple[Any, Callable[..., Any]]
 
 
 def _is_stored(kind: Any) -> bool:
@@ -27,7 +27,7 @@ def _is_spike(kind: Any) -> bool:
 
 
 @intrinsic
-def widen(typing: Any, stored: Any) -> _Code:
+def widen(typing: Any, stored: Any) -> Code:
     """The float32 of a stored value: itself, or the bfloat16 that a uint16 holds."""
     if not _is_stored(stored):
         raise TypingError(f"a kernel stores float32 or uint16 (bfloat16), not {stored}")
@@ -42,7 +42,7 @@ def widen(typing: Any, stored: Any) -> _Code:
 
 
 @intrinsic
-def narrow(typing: Any, value: Any, stored: Any) -> _Code:
+def narrow(typing: Any, value: Any, stored: Any) -> Code:
     """A float32 as the type of `stored` (whose value is not read): itself, or bfloat16 rounded to nearest even.
 
     As a uint8, which holds a spike, it is cut to a whole number.
@@ -67,7 +67,7 @@ def narrow(typing: Any, value: Any, stored: Any) -> _Code:
 
 
 @intrinsic
-def fma(typing: Any, a: Any, b: Any, c: Any) -> _Code:
+def fma(typing: Any, a: Any, b: Any, c: Any) -> Code:
     """Float32 a * b + c in one rounding, as torch's vectorised `add(alpha=...)` does it."""
     if (a, b, c) != (types.float32,) * 3:
         raise TypingError(f"fma() takes three float32, not {a}, {b}, {c}")
@@ -79,7 +79,7 @@ def fma(typing: Any, a: Any, b: Any, c: Any) -> _Code:
 
 
 @intrinsic
-def lowest_bit(typing: Any, word: Any) -> _Code:
+def lowest_bit(typing: Any, word: Any) -> Code:
     """Place of the lowest bit that is set in a uint64 other than 0, as an unsigned index."""
     if word != types.uint64:
         raise TypingError(f"lowest_bit() takes a uint64, not {word}")
@@ -91,7 +91,7 @@ def lowest_bit(typing: Any, word: Any) -> _Code:
 
 
 @intrinsic
-def eight_bits(typing: Any, spikes: Any, first: Any) -> _Code:
+def eight_bits(typing: Any, spikes: Any, first: Any) -> Code:
     """Eight spikes of a contiguous uint8 array from `first` on, each 0 or 1, as the low bits of a uint64."""
     if not (isinstance(spikes, types.Array) and spikes.dtype == types.uint8 and spikes.layout == "C"):
         raise TypingError(f"eight_bits() takes a contiguous uint8 array, not {spikes}")

@@ -24,8 +24,8 @@ _WORTH = 1 << 17  # values that a thread must get, or calling it takes longer th
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
-def spread(kernel: Callable[..., Any], size: int, work: int, *args: Any, grain: int = 1) -> None:
-    """Run `kernel(begin, end, *args)` over parts that make up 0 to `size`.
+def spread(kernel: Callable[..., Any], size: int, work: int, *args: Any, grain: int = 1, parts: int = 1) -> None:
+    """Run `kernel(begin, end, *args)` over parts that make up 0 to `size`, each by whichever thread is free.
 
     Args:
         kernel: compiled with `nogil`, so that the threads run at once.
@@ -33,17 +33,24 @@ def spread(kernel: Callable[..., Any], size: int, work: int, *args: Any, grain: 
         work: values touched in all; too few are left to one thread.
         args: for the kernel.
         grain: parts begin at multiples of this.
+        parts: for each thread; more of them where some may take longer than others.
     """
     threads, grains = torch.get_num_threads(), -(-size // grain)
     if threads == 1 or grains < threads or work < threads * _WORTH:
         kernel(0, size, *args)
         return
-    bounds = [min(size, grains * part // threads * grain) for part in range(threads + 1)]
-    if run_team(lambda part: kernel(bounds[part], bounds[part + 1], *args), threads):
+    count = min(grains, threads * parts)
+    left = itertools.pairwise([min(size, grains * part // count * grain) for part in range(count + 1)])
+
+    def take(_: int) -> None:
+        while (part := next(left, None)) is not None:
+            kernel(*part, *args)
+
+    if run_team(take, threads):
         return
-    others = [_pool(threads - 1).submit(kernel, a, b, *args) for a, b in itertools.pairwise(bounds[1:])]
+    others = [_pool(threads - 1).submit(take, thread) for thread in range(1, threads)]
     try:
-        kernel(bounds[0], bounds[1], *args)
+        take(0)
     finally:  # nobody may write into these arrays once the caller is told of an error
         for other in others:
             other.result()

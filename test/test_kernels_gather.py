@@ -16,7 +16,7 @@ from sdt_ros.runtime.kernels import gather
 from sdt_ros.runtime.kernels.vectors import LANES, SAFE_ROWS, UNROLLED, add_rows, copy_places, mask_of
 
 RATE, THRESHOLD = np.float32(0.5), np.float32(1)
-NONE = np.empty(0, np.float32)
+NONE, SILENT = np.empty(0, np.float32), np.empty(0, np.uint8)
 
 
 class Layer:
@@ -69,11 +69,10 @@ LAYERS = [
 @pytest.mark.parametrize("layer", LAYERS)
 def test_currents_to_the_bit(layer: tuple) -> None:
     made = Layer(*layer)
-    rows = made.steps * made.height
-    for cuts in ([0, rows], [0, 1, rows // 2, rows]):
+    for cuts in ([0, made.height], [0, 1, made.height // 2, made.height]):
         currents = np.full(made.currents.numel(), np.nan, np.float32)
         for begin, end in itertools.pairwise(cuts):
-            gather.convolve(begin, end, *made.arguments, currents)
+            gather.convolve(begin, end, *made.arguments, NONE, currents, SILENT, RATE, THRESHOLD)
         np.testing.assert_array_equal(currents, flat(made.currents))
 
 
@@ -82,7 +81,7 @@ def test_more_than_an_int16_can_sum() -> None:
     assert made.largest_count == 9 * 64 * 127 > np.iinfo(np.int16).max
     assert np.iinfo(np.int16).max >= SAFE_ROWS * 128 - 1
     currents = np.empty(made.currents.numel(), np.float32)
-    gather.convolve(0, 8, *made.arguments, currents)
+    gather.convolve(0, 4, *made.arguments, NONE, currents, SILENT, RATE, THRESHOLD)
     np.testing.assert_array_equal(currents, flat(made.currents))
 
 
@@ -111,7 +110,7 @@ def test_sums_and_neurons_to_the_bit(layer: tuple, dtype: type) -> None:
         before = flat(stream) if summed else NONE
         total, spikes = np.full(before.size, np.nan, np.float32), np.full(expected.numel(), 7, dtype)
         for begin, end in itertools.pairwise([0, made.height // 2, made.height]):
-            gather.convolve_fire(begin, end, *made.arguments, before, total, spikes, RATE, THRESHOLD)
+            gather.convolve(begin, end, *made.arguments, before, total, spikes, RATE, THRESHOLD)
         np.testing.assert_array_equal(spikes, made.to_neurons(expected))
         if summed:
             np.testing.assert_array_equal(total, flat(expected))

@@ -15,6 +15,9 @@ class Runtime(Protocol):
     def __call__(self, spikes: Tensor) -> Tensor:
         """Spikes [T, 2, H, W] uint8 on the CPU to normalised log depth [1, 1, H, W] float32 on the runtime's device."""
 
+    def warm_up(self, spikes: Tensor) -> None:
+        """Do at once what other windows of this resolution may ask for, beyond what a call with these did."""
+
     def measured(self, spikes: Tensor) -> tuple[Tensor, EnergyReport]:
         """The same, with the firing rates and energy of this window; slower."""
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sdt_ros.network import EnergyRecorder, EnergyReport, SpikingDepthTransformer
+from sdt_ros.runtime.spike_conv import Int8Conv2d
 from sdt_ros.runtime.spiking import use_cpu_layers
 
 
@@ -32,6 +33,18 @@ class CpuRuntime:
         with torch.inference_mode():
             depth: Tensor = self._network(spikes[None])
         return depth
+
+    def warm_up(self, spikes: Tensor) -> None:
+        """See `Runtime`; a layer may add weights in one window and multiply in the next, so all do both once."""
+        layers = [module for module in self._network.modules() if isinstance(module, Int8Conv2d)]
+        try:
+            for adds in (True, False) if layers else ():
+                for layer in layers:
+                    layer.adds = adds
+                self(spikes)
+        finally:
+            for layer in layers:
+                layer.adds = None
 
     def measured(self, spikes: Tensor) -> tuple[Tensor, EnergyReport]:
         """See `Runtime`; the rates are those of this runtime's own spikes."""

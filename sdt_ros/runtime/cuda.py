@@ -69,6 +69,9 @@ class CudaRuntime:
             step.replay()
             return step.output.clone()  # the next window overwrites it
 
+    def warm_up(self, spikes: Tensor) -> None:
+        """See `Runtime`; a call has recorded all."""
+
     def uncaptured(self, spikes: Tensor) -> Tensor:
         """The same pass of spikes on the device, launched kernel by kernel, so that hooks see it."""
         with torch.inference_mode(), self._accelerator.active():

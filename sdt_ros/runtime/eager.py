@@ -28,6 +28,9 @@ class EagerRuntime:
             depth: Tensor = self._network(spikes[None].to(self._device))
         return depth
 
+    def warm_up(self, spikes: Tensor) -> None:
+        """See `Runtime`; a call has done all."""
+
     def measured(self, spikes: Tensor) -> tuple[Tensor, EnergyReport]:
         """See `Runtime`."""
         with EnergyRecorder(self._network) as recorder:

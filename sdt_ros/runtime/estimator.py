@@ -224,6 +224,7 @@ class DepthEstimator:
         """
         spikes = synthetic_events(self.bins, height, width, self.card.network.polarities)[0]
         depth = self(spikes)
+        self._runtime.warm_up(spikes)
         if budget_ms is not None and self._device.type == "cpu":
             fewest_threads(lambda: self(spikes), budget_ms, ALL_THREADS)
         if not np.ptp(depth) > 0:  # true for NaN too

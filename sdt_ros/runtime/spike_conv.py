@@ -22,7 +22,9 @@ _LARGEST = 127
 _BREAK_EVEN = 0.3  # share of inputs that fire at which additions take as long as oneDNN (docs/performance.md)
 _FEW_INPUTS = 32  # channels: below, lists of spikes cost more than what they save
 _BLOCK, _SAMPLED = 4096, 16  # of a layer's inputs one block in so many is counted
-_PARTS = 8  # of a thread: where little fires, a part is done sooner
+_NO_STREAM = (np.empty(0, np.float32),)
+_NO_NEURONS = np.empty(0, np.uint8), np.float32(1), np.float32(1)  # no spikes, any rate and threshold
+_PARTS = 2  # of a thread, as little may fire in one; each costs a turn at the interpreter's lock
 
 
 class Int8Conv2d(nn.Conv2d):
@@ -32,7 +34,12 @@ class Int8Conv2d(nn.Conv2d):
 
     Args:
         conv: the convolution to compute, with a bias or without.
+
+    Attributes:
+        adds: whether to add weights wherever that can be done, or never; None chooses by how many inputs fire.
     """
+
+    adds: bool | None = None
 
     def __init__(self, conv: nn.Conv2d) -> None:
         assert not isinstance(conv.padding, str)
@@ -76,13 +83,15 @@ class Int8Conv2d(nn.Conv2d):
             return self._convolve(input, 1.0)
         batch, _, height, width = input.shape
         currents = torch.empty((batch, height, width, self.out_channels))
-        self._add(gather.convolve, batch * height, input, array(currents))
+        self._add(gather.convolve, height, input, *_NO_STREAM, array(currents), *_NO_NEURONS)
         return currents.permute(0, 3, 1, 2)
 
     def is_worth_adding(self, spikes: Tensor) -> bool:
         """Whether so few of these spikes [N, C, H, W] are there that `add` is faster than a dense product."""
         if self._rows is None or not spikes.is_contiguous(memory_format=torch.channels_last):
             return False
+        if self.adds is not None:
+            return self.adds
         flat = array(spikes.view(torch.uint8).permute(0, 2, 3, 1))
         sample = flat[: flat.size // _BLOCK * _BLOCK].reshape(-1, _BLOCK)[::_SAMPLED] if flat.size >= _BLOCK else flat
         share = np.count_nonzero(sample.view(np.bool_)) / max(1, sample.size)

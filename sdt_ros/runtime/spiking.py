@@ -141,7 +141,7 @@ class FastMLIF(MLIF):
         assert isinstance(conv, Int8Conv2d)
         fired = torch.empty((steps, 1, height, width, conv.out_channels), dtype=self.spikes)
         conv.add(
-            gather.convolve_fire, height, spikes.flatten(0, 1), _flat(membrane), _flat(total), array(fired),
+            gather.convolve, height, spikes.flatten(0, 1), _flat(membrane), _flat(total), array(fired),
             *self.constants(),
         )  # fmt: skip
         return fired.permute(0, 1, 4, 2, 3)

@@ -112,8 +112,9 @@ def decode(
                 value = line[k] + bias
                 line[k] = _ZERO if value < _ZERO else value  # a NaN stays
             if kept.size > 0:
-                at = (channel * height + row) * width
-                kept[at : at + width] = line
+                seen = kept[(channel * height + row) * width : (channel * height + row + 1) * width]
+                for k in range(width):  # to assign an array would take seconds to compile
+                    seen[k] = line[k]
         if row <= begin:
             continue
         written = out[(row - 1) * width : row * width]

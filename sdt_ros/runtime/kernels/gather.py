@@ -153,50 +153,9 @@ def _see_row(
 @njit(nogil=True, cache=True, error_model="numpy")
 def convolve(
     begin: int, end: int, spikes: Any, table: Any, scale: Any, bias: Any,
-    height: int, width: int, channels: int, size: int, currents: Any,
-) -> None:  # fmt: skip
-    """Currents of the rows `begin` to `end` of all steps.
-
-    Args:
-        begin: first row; steps lie below each other.
-        end: last row, excluded.
-        spikes: flat [T, H, W, C] uint8, each 0 or 1.
-        table: of `tables`.
-        scale: [C'] float32, what a whole number is worth.
-        bias: [C'] float32.
-        height: H.
-        width: W.
-        channels: C.
-        size: of the kernel, 1 or 3.
-        currents: flat [T, H, W, C'] float32, written.
-    """
-    steps, outputs = spikes.size // (height * width * channels), scale.size
-    held = np.full(steps * _HELD, -1, np.int64)
-    places = np.empty((steps * _HELD, width * channels + SPARE), np.uint32)
-    starts = np.empty((steps * _HELD, width + size), np.uintp)
-    rows, ends = np.empty(width * (size * size * channels + UNROLLED) + SPARE, np.uint16), np.empty(width + 1, np.uintp)
-    total = np.empty(LANES, np.int32)
-    tile = uintp(size * size * channels + 1) * uintp(LANES)
-    for row in range(begin, end):
-        _see_row(spikes, row // height, row % height, height, width, channels, size, held, places, starts, rows, ends)
-        for first in range(0, outputs, LANES):
-            base = uintp(first // LANES) * tile
-            lanes = min(LANES, outputs - first)
-            worth, offset = scale[first : first + lanes], bias[first : first + lanes]
-            for x in range(width):
-                add_rows(table, base, rows, ends[x], ends[x + 1], total)
-                at = (row * width + x) * outputs + first
-                out = currents[at : at + lanes]
-                for k in range(lanes):
-                    out[k] = np.float32(total[k]) * worth[k] + offset[k]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def convolve_fire(
-    begin: int, end: int, spikes: Any, table: Any, scale: Any, bias: Any,
     height: int, width: int, channels: int, size: int, stream: Any, total: Any, fired: Any, rate: Any, threshold: Any,
 ) -> None:  # fmt: skip
-    """Spikes of the rows `begin` to `end`: convolution, a sum, and neurons.
+    """Rows `begin` to `end` of a convolution, what it makes of a stream, and what neurons fire at that.
 
     Args:
         begin: first row.
@@ -210,13 +169,14 @@ def convolve_fire(
         channels: C.
         size: of the kernel, 1 or 3.
         stream: flat [T, H, W, C'] float32, to which the currents are added; or empty.
-        total: like `stream`, the sum, written; or empty.
-        fired: flat [T, H, W, C'] uint8, float32 or bfloat16 bits, written.
+        total: flat [T, H, W, C'] float32, the currents or that sum, written; or empty.
+        fired: flat [T, H, W, C'] uint8, float32 or bfloat16 bits, what neurons fire at it, written; or empty.
         rate: 1 / tau.
         threshold: charge at which a neuron fires.
     """
     steps, outputs = spikes.size // (height * width * channels), scale.size
-    held = np.full(steps * _HELD, -1, np.int64)
+    held = np.empty(steps * _HELD, np.int64)
+    held[:] = -1
     places = np.empty((steps * _HELD, width * channels + SPARE), np.uint32)
     starts = np.empty((steps * _HELD, width + size), np.uintp)
     rows = np.empty((steps, width * (size * size * channels + UNROLLED) + SPARE), np.uint16)
@@ -242,14 +202,17 @@ def convolve_fire(
         membrane[:] = _ZERO
         for step in range(steps):
             at = (step * height + y) * across
-            x, out = current[step], fired[at : at + across]
+            x = current[step]
             if stream.size > 0:
-                before, after = stream[at : at + across], total[at : at + across]
+                before = stream[at : at + across]
                 for k in range(across):
                     x[k] += before[k]
+            if total.size > 0:
+                after = total[at : at + across]
                 for k in range(across):
                     after[k] = x[k]
-            for k in range(across):
+            out = fired[at : at + across]
+            for k in range(out.size):
                 charge = charged(x[k], membrane[k], rate)
                 spike = _ONE if charge >= threshold else _ZERO
                 out[k] = narrow(spike, out[k])
@@ -280,38 +243,42 @@ def convolve_pool_fire(
         threshold: charge at which a neuron fires.
     """
     steps, outputs = spikes.size // (height * width * channels), scale.size
-    held = np.full(steps * _HELD, -1, np.int64)
+    held = np.empty(steps * _HELD, np.int64)
+    held[:] = -1
     places = np.empty((steps * _HELD, width * channels + SPARE), np.uint32)
     starts = np.empty((steps * _HELD, width + size), np.uintp)
-    rows = np.empty((2, width * (size * size * channels + UNROLLED) + SPARE), np.uint16)
-    ends = np.empty((2, width + 1), np.uintp)
+    rows = np.empty((steps, 2, width * (size * size * channels + UNROLLED) + SPARE), np.uint16)
+    ends = np.empty((steps, 2, width + 1), np.uintp)
     total, best = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
     tile = uintp(size * size * channels + 1) * uintp(LANES)
     half = width // 2
-    membrane = np.empty(half * outputs, np.float32)
+    membrane = np.empty((half, LANES), np.float32)
     for row in range(begin, end):
-        membrane[:] = _ZERO
         for step in range(steps):
             for below in range(2):
                 _see_row(
                     spikes, step, 2 * row + below, height, width, channels, size, held, places, starts,
-                    rows[below], ends[below],
+                    rows[step, below], ends[step, below],
                 )  # fmt: skip
-            for first in range(0, outputs, LANES):
-                base = uintp(first // LANES) * tile
-                lanes = min(LANES, outputs - first)
-                worth, offset = scale[first : first + lanes], bias[first : first + lanes]
+        for first in range(0, outputs, LANES):
+            base = uintp(first // LANES) * tile
+            lanes = min(LANES, outputs - first)
+            worth, offset = scale[first : first + lanes], bias[first : first + lanes]
+            membrane[:] = _ZERO
+            for step in range(steps):
+                seen, stop = rows[step], ends[step]
                 for column in range(half):
                     for corner in range(4):
                         below, x = corner // 2, 2 * column + corner % 2
-                        add_rows(table, base, rows[below], ends[below, x], ends[below, x + 1], total)
+                        add_rows(table, base, seen[below], stop[below, x], stop[below, x + 1], total)
                         if corner == 0:
-                            best[:] = total
+                            for k in range(LANES):
+                                best[k] = total[k]
                         else:
                             for k in range(LANES):
                                 best[k] = max(best[k], total[k])
                     at = ((step * (height // 2) + row) * half + column) * outputs + first
-                    out, state = fired[at : at + lanes], membrane[column * outputs + first :]
+                    out, state = fired[at : at + lanes], membrane[column]
                     if kept.size > 0:
                         for k in range(lanes):
                             kept[at + k] = np.float32(best[k]) * worth[k] + offset[k]

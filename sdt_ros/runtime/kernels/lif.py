@@ -128,8 +128,10 @@ def pool_fire(
                 for k in range(lanes):
                     pooled[into + k] = _larger(tall[left + k], tall[left + lanes + k])
             out = spikes[(step * rows + row) * half : (step * rows + row + 1) * half]
-            if kept.size > 0:
-                kept[(step * rows + row) * half : (step * rows + row + 1) * half] = pooled
+            if kept.size > 0:  # an assignment of arrays would compile for seconds, for the sake of its error message
+                written = kept[(step * rows + row) * half : (step * rows + row + 1) * half]
+                for k in range(half):
+                    written[k] = pooled[k]
             for k in range(half):
                 charge = charged(pooled[k], membrane[k], rate)
                 fired = _ONE if charge >= threshold else _ZERO

@@ -17,7 +17,7 @@ from sdt_ros.runtime.kernels.bits import Code
 
 LANES = 64
 """Values of a row that `add_rows` sums up."""
-UNROLLED = 4
+UNROLLED = 8
 """Rows that `add_rows` takes at once."""
 SAFE_ROWS = 256
 """Rows of int8 whose sum an int16 holds in any case."""

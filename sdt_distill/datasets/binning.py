@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sdt_ros.compiled import njit
 
 
 def bin_edges(t_end_us: int, window_us: int, bins: int) -> np.ndarray:

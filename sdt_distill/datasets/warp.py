@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sdt_ros.compiled import njit
 
 
 def homography_grid(matrix: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from sdt_ros.compiled import njit
 from sdt_ros.runtime.kernels.bits import fma, narrow, widen
 from sdt_ros.runtime.kernels.decode import upsampled_row
 

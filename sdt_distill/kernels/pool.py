@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, uintp
+from numba import uintp
 
+from sdt_ros.compiled import njit
 from sdt_ros.runtime.kernels.bits import fma, narrow, widen
 
 ROWS = 8  # pooled rows whose sums are taken in float32

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 
+from sdt_ros.compiled import njit
 from sdt_ros.simulation.camera import Camera
 from sdt_ros.simulation.scenes import ABSENT, BOX, CYLINDER, PLANE, SPHERE, SceneBatch
 from sdt_ros.simulation.sensor import SensorConfig

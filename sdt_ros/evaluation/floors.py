@@ -6,7 +6,8 @@ Both are made from the very truth that they are scored on, which is the best tha
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sdt_ros.compiled import njit
 
 _HALF = 1 << 16
 

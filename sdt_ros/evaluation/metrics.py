@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from sdt_ros.compiled import njit
 
 NEAR_M = (10, 20, 30)
 BANDS_M = ((0.0, 0.3), (0.3, 1.0), (1.0, 3.0), (3.0, 10.0), (10.0, 30.0), (30.0, 80.0), (80.0, math.inf))

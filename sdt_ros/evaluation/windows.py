@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from sdt_ros.compiled import njit
 from sdt_ros.events import EVENT_DTYPE, EventPacket, SensorClock
 from sdt_ros.events.codecs import state as s
 from sdt_ros.events.decoder import ByteStream

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from sdt_ros.compiled import njit
 from sdt_ros.events.sinks import EVENT_DTYPE
 
 _DAY_US = 86_400_000_000

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import int64, njit, uintp
+from numba import int64, uintp
 
+from sdt_ros.compiled import njit
 from sdt_ros.events.codecs import evt3, libcaer_cmp
 from sdt_ros.events.codecs import state as s
 from sdt_ros.events.decoder import ByteStream, Payload

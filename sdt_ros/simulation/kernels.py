@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from sdt_ros.compiled import njit
 from sdt_ros.simulation.render import DARK, NEAR_M
 from sdt_ros.simulation.scenes import BOX, PLANE, SPHERE
 from sdt_ros.simulation.textures import SIZE

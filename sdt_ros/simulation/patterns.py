@@ -11,11 +11,11 @@ import math
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 from tqdm import tqdm
 
 from sdt_ros.bags import EVENT_PACKET_TYPE, QOS_BEST_EFFORT, BagWriter, serialize, serialize_event_packet
 from sdt_ros.bags.types import message_class
+from sdt_ros.compiled import njit
 from sdt_ros.events.encoder import PacketEncoder
 from sdt_ros.events.packet import EventPacket
 from sdt_ros.events.sinks import EVENT_DTYPE

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from sdt_ros.compiled import njit
 from sdt_ros.simulation import kernels as _k
 from sdt_ros.simulation.kernels import ABOVE, AREA, LAST_SEEN, LAST_US, LEAK, NOISE_US, OFF, ON, SIDE
 from sdt_ros.simulation.scenes import PLANE

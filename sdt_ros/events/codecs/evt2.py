@@ -7,8 +7,9 @@ The type is in bits 28 to 31. Every event carries the lower 6 bits of its time; 
 from __future__ import annotations
 
 import numpy as np
-from numba import int64, njit, uintp
+from numba import int64, uintp
 
+from sdt_ros.compiled import njit
 from sdt_ros.events.codecs import state as s
 from sdt_ros.events.codecs.unroll import unroll
 from sdt_ros.events.sinks import Sink, emit, since, until

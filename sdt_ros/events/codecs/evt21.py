@@ -7,8 +7,9 @@ in EVT2.
 from __future__ import annotations
 
 import numpy as np
-from numba import int64, njit, uint64, uintp
+from numba import int64, uint64, uintp
 
+from sdt_ros.compiled import njit
 from sdt_ros.events.codecs import state as s
 from sdt_ros.events.codecs.bits import lowest_bit
 from sdt_ros.events.codecs.unroll import unroll

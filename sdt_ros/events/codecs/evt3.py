@@ -6,8 +6,9 @@ The code is in bits 12 to 15. Times are 24 bits of microseconds, in two words, a
 from __future__ import annotations
 
 import numpy as np
-from numba import int64, njit, uintp
+from numba import int64, uintp
 
+from sdt_ros.compiled import njit
 from sdt_ros.events.codecs import state as s
 from sdt_ros.events.codecs.bits import lowest_bit
 from sdt_ros.events.codecs.unroll import unroll

@@ -8,8 +8,9 @@ same for 35 minutes: each packet counts its own anew, so that one damaged time d
 from __future__ import annotations
 
 import numpy as np
-from numba import int64, njit, uintp
+from numba import int64, uintp
 
+from sdt_ros.compiled import njit
 from sdt_ros.events.codecs import state as s
 from sdt_ros.events.sinks import Sink, emit, since, until
 

@@ -7,8 +7,9 @@ One 64 bit word an event: polarity (bit 63), y (bits 48 to 62), x (bits 32 to 47
 from __future__ import annotations
 
 import numpy as np
-from numba import int64, njit, uint64, uintp
+from numba import int64, uint64, uintp
 
+from sdt_ros.compiled import njit
 from sdt_ros.events.codecs import state as s
 from sdt_ros.events.sinks import Sink, emit, since, until
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from numba import int64, njit
+from numba import int64
+
+from sdt_ros.compiled import njit
 
 JITTER = 10  # an upper part that goes back by at most this many units is jitter of the sensor, not a wrap
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, uint8, uint64, uintp
+from numba import uint8, uint64, uintp
 from numba.extending import overload
 
+from sdt_ros.compiled import njit
 from sdt_ros.runtime.kernels.bits import eight_bits, fma, lowest_bit, narrow
 
 _WORD = 64

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, uint16, uint32, uint64, uintp
+from numba import uint16, uint32, uint64, uintp
 
+from sdt_ros.compiled import njit
 from sdt_ros.runtime.kernels.bits import eight_bits, lowest_bit, narrow
 from sdt_ros.runtime.kernels.lif import charged
 from sdt_ros.runtime.kernels.vectors import LANES, SPARE, UNROLLED, add_rows, copy_places, mask_of

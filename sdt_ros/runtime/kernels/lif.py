@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, uintp
+from numba import uintp
 
+from sdt_ros.compiled import njit
 from sdt_ros.runtime.kernels.bits import fma, narrow, widen
 
 BLOCK = 512  # neurons taken through all steps at once

@@ -13,6 +13,7 @@ import torch
 from sdt_ros.bench import network, network_parts, other_process
 from sdt_ros.cli import main
 from sdt_ros.network import Card, NetworkConfig, build_network, save_checkpoint
+from sdt_ros.runtime import choose
 
 CONFIG = NetworkConfig(embed_dim=32, heads=2, depth=2, mlp_ratio=2, head_widths=(16, 8, 8, 8, 4))
 
@@ -51,6 +52,23 @@ def test_figures(weights: Path, tmp_path: Path, peer: str, capsys: pytest.Captur
         assert spent["rest"] == pytest.approx(spent["all"] - spent["conv"] - spent["LIF"])
     assert told["floor_ms"] > 0 and told["gmac"] > 0
     assert f"ratio {told['ratio']:.2f}" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not choose.cpu_flags() & {"avx512_vnni", "avx_vnni"}, reason="the CPU has no int8 dot products")
+def test_a_network_that_adds_is_held_against_additions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, path = tmp_path / "wide.safetensors", tmp_path / "network.json"
+    config = dataclasses.replace(CONFIG, embed_dim=64, depth=1)
+    save_checkpoint(weights, build_network(config), Card(config, bins=2))
+    options = ("--size", "64x48", "--against", "eager", "--runtime", "cpu_int8", "--rounds", "1", "--json", str(path))
+    assert main(["bench", "network", "--weights", str(weights), *options]) == 0
+    told = json.loads(path.read_text())
+    assert 0 < told["gadditions"] < told["gmac"]
+    assert told["peak_gadditions_s"] > 0 and told["peak_gmac_s"] > 0
+    by_products = 1e3 * told["gmac"] / told["peak_gmac_s"]
+    by_reading = told["bytes_mb"] / told["peak_gb_s"]
+    assert by_reading <= told["floor_ms"] <= max(by_products, by_reading)
+    assert "input fires as additions" in capsys.readouterr().out
+    assert all(told["stages_ms"][stage]["conv"] > 0 for stage in ("stem", "attention", "mlp", "head"))
 
 
 def test_the_peer_can_be_what_torch_compiles(tmp_path: Path) -> None:

@@ -137,19 +137,85 @@ def test_what_is_added_and_what_is_multiplied_are_the_same_to_the_bit(monkeypatc
     plain, spikes = network(config), synthetic_events(4, 70, 90)
     fast = use_cpu_layers(plain, int8=True)
     depths, added = [], []
-    add = Int8Conv2d._add
+    add = Int8Conv2d._gather
 
     def counting(self: Int8Conv2d, *args: Any) -> None:
         added[-1] += 1
         add(self, *args)
 
-    monkeypatch.setattr(Int8Conv2d, "_add", counting)
+    monkeypatch.setattr(Int8Conv2d, "_gather", counting)
     for break_even in (0.0, 0.15, 9.0):
-        monkeypatch.setattr("sdt_ros.runtime.spike_conv._BREAK_EVEN", break_even)
+        monkeypatch.setattr("sdt_ros.runtime.spike_conv._BREAK_EVEN", {32: break_even})
         added.append(0)
         depths.append(depth_of(fast, spikes))
     assert added[0] == 0 < added[1] < added[2]
     assert torch.equal(depths[0], depths[1]) and torch.equal(depths[0], depths[2])
+
+
+@int8_only
+def test_a_warm_runtime_has_done_every_layer_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = CpuRuntime(network(NetworkConfig(embed_dim=64, heads=2, depth=1, mlp_ratio=2)), int8=True)
+    layers = [module for module in runtime._network.modules() if isinstance(module, Int8Conv2d)]
+    ways: dict[str, set[Int8Conv2d]] = {"_gather": set(), "_product": set()}
+    for name, seen in ways.items():
+        way = getattr(Int8Conv2d, name)
+        monkeypatch.setattr(
+            Int8Conv2d, name, lambda self, *args, way=way, seen=seen: (seen.add(self), way(self, *args))[1]
+        )
+    spikes = synthetic_events(4, 40, 56)[0]
+    expected = runtime(spikes)
+    for seen in ways.values():
+        seen.clear()
+    runtime.warm_up(spikes)
+    wide = {layer for layer in layers if layer.in_channels >= 32}
+    lateral = {up.lateral.conv for up in (runtime._network.head.up8, runtime._network.head.up4)}
+    assert ways["_product"] == set(layers) and ways["_gather"] == wide - lateral and len(ways["_gather"]) > 5
+    assert all(layer.gathers is None for layer in layers)
+    assert torch.equal(runtime(spikes), expected)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(Int8Conv2d, "_product", fails)
+    with pytest.raises(RuntimeError, match="no memory"):
+        runtime.warm_up(spikes)
+    assert all(layer.gathers is None for layer in layers)
+
+
+@int8_only
+@pytest.mark.parametrize("is_right", [True, False])
+def test_the_share_that_fires_is_that_of_all_columns(is_right: bool) -> None:
+    conv = Int8Conv2d(nn.Conv2d(64, 64, 1).requires_grad_(False))
+    spikes = torch.zeros(1, 128, 512, 64, dtype=torch.uint8)  # a row of 32768 bytes
+    half = spikes[:, :, 256:] if is_right else spikes[:, :, :256]
+    half.copy_(torch.rand(half.shape, generator=torch.Generator().manual_seed(1)) < 0.8)
+    assert not conv.is_worth_gathering(spikes.permute(0, 3, 1, 2))  # .4 of all
+    half.copy_(torch.rand(half.shape, generator=torch.Generator().manual_seed(1)) < 0.4)
+    assert conv.is_worth_gathering(spikes.permute(0, 3, 1, 2))
+
+
+@int8_only
+def test_where_tiles_of_matrices_are_multiplied_nothing_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdt_ros.runtime.spike_conv.cpu_flags", lambda: frozenset({"amx_int8", "avx512_vnni"}))
+    conv = Int8Conv2d(nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False))
+    silent = torch.zeros(1, 64, 8, 8, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    assert not conv.is_worth_gathering(silent) and conv(silent).shape == (1, 64, 8, 8)
+
+
+@int8_only
+def test_a_stream_that_lies_otherwise_is_added_too() -> None:
+    neurons, layer = MLIF(), ConvBN(64, 64)
+    neurons.__class__, neurons.spikes = FastMLIF, torch.uint8
+    layer.requires_grad_(False)
+    layer.bn = nn.Identity()
+    layer.conv = Int8Conv2d(layer.conv)
+    spikes = (torch.rand(4, 1, 6, 10, 64) < 0.1).to(torch.uint8).permute(0, 1, 4, 2, 3)
+    stream = torch.randn(4, 1, 64, 6, 10)  # channels first
+    expected = stream + layer(spikes)
+    assert torch.equal(neurons.add(stream, layer, spikes), expected)
+    last = stream.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    total = neurons.add(last, layer, spikes)
+    assert torch.equal(total, expected) and torch.equal(neurons(total).float(), MLIF()(expected))
 
 
 @int8_only
@@ -159,12 +225,16 @@ def test_weights_are_added_where_few_inputs_fire() -> None:
     for rate, worth in ((0.0, True), (0.2, True), (0.4, False), (1.0, False)):
         for height in (3, 200):  # less than is sampled, and more
             spikes = (torch.rand(2, 64, height, 40, generator=generator) < rate).to(torch.uint8)
-            assert conv.is_worth_adding(spikes.contiguous(memory_format=torch.channels_last)) is worth
-    assert not conv.is_worth_adding(torch.zeros(2, 64, 30, 40, dtype=torch.uint8))  # it does not lie as needed
+            assert conv.is_worth_gathering(spikes.contiguous(memory_format=torch.channels_last)) is worth
+    assert not conv.is_worth_gathering(torch.zeros(2, 64, 30, 40, dtype=torch.uint8))  # it does not lie as needed
+    narrow = Int8Conv2d(nn.Conv2d(32, 64, 3, padding=1).requires_grad_(False))
+    for rate, worth in ((0.15, True), (0.25, False)):
+        some = (torch.rand(2, 32, 100, 40, generator=generator) < rate).to(torch.uint8)
+        assert narrow.is_worth_gathering(some.contiguous(memory_format=torch.channels_last)) is worth
     for inputs, outputs, kernel, padding in ((16, 64, 3, 1), (36, 64, 3, 1), (64, 64, 3, 0), (64, 16, 1, 0)):
         other = Int8Conv2d(nn.Conv2d(inputs, outputs, kernel, padding=padding).requires_grad_(False))
         few = (torch.rand(1, inputs, 8, 8, generator=generator) < 0.1).to(torch.uint8)
-        assert not other.is_worth_adding(few.contiguous(memory_format=torch.channels_last))
+        assert not other.is_worth_gathering(few.contiguous(memory_format=torch.channels_last))
 
 
 @int8_only

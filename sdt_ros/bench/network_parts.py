@@ -50,7 +50,7 @@ class NetworkResult:
         log_depth_difference: mean absolute difference of normalised log depth.
         gmac: multiply-accumulates of a window if nothing were sparse, 10^9.
         gadditions: those of them whose input fires, 10^9.
-        bytes_mb: what must be read and written at least: weights, inputs and outputs of all convolutions.
+        bytes_mb: what must be read at least: weights and inputs of all convolutions, a byte each.
         peak_gmac_s: measured on this machine, by the convolution of this runtime on a shape that suits it.
         peak_gadditions_s: likewise, where this runtime adds weights rather than to multiply by 0; else 0.
         peak_gb_s: measured: a copy of 256 MB, read and written.
@@ -179,7 +179,8 @@ def _by_stage(network: SpikingDepthTransformer, run: Callable[[], Any], rounds: 
     """Median milliseconds of each stage: all of it, its convolutions, its neurons, and what is left.
 
     Where a convolution's pass does more, as the pool and the neurons behind it, all of it counts as the convolution's;
-    other passes of several things count as what is left. Hooks cost some microseconds each.
+    other passes of several things count as what is left, also those that a convolution has no single part in. Hooks
+    cost some microseconds each.
     """
     passes: list[tuple[tuple[str, str], Any, Any]] = []
     began: dict[nn.Module, Any] = {}
@@ -191,8 +192,7 @@ def _by_stage(network: SpikingDepthTransformer, run: Callable[[], Any], rounds: 
 
     def watch(module: nn.Module, key: tuple[str, str]) -> None:
         def end(*_: Any) -> None:
-            if module in began:  # else its hooks were told of a pass that was part of another
-                passes.append((key, began.pop(module), now()))
+            passes.append((key, began.pop(module), now()))
 
         handles.append(module.register_forward_pre_hook(begin))
         handles.append(module.register_forward_hook(end))
@@ -229,12 +229,12 @@ def _by_stage(network: SpikingDepthTransformer, run: Callable[[], Any], rounds: 
 
 
 def _bytes(plain: SpikingDepthTransformer, spikes: Tensor) -> int:
-    """Bytes that convolutions must move at least: spikes and weights as bytes, currents as bfloat16, each once."""
+    """Bytes that convolutions must read at least: spikes and weights as bytes, each once."""
     total = 0
 
-    def count(module: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(module: nn.Conv2d, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         nonlocal total
-        total += inputs[0].numel() + module.weight.numel() + 2 * output.numel()
+        total += inputs[0].numel() + module.weight.numel()
 
     handles = [m.register_forward_hook(count) for m in plain.modules() if isinstance(m, nn.Conv2d)]
     try:

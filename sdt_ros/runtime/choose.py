@@ -6,13 +6,13 @@ import copy
 import importlib.util
 import logging
 import platform
-from pathlib import Path
 
 import torch
 
 from sdt_ros.network import SpikingDepthTransformer
 from sdt_ros.runtime.base import Runtime
 from sdt_ros.runtime.cpu import CpuRuntime
+from sdt_ros.runtime.cpu_flags import cpu_flags
 from sdt_ros.runtime.cuda import CudaRuntime
 from sdt_ros.runtime.device import DeviceError, device_errors
 from sdt_ros.runtime.eager import EagerRuntime
@@ -37,15 +37,6 @@ def check_runtime(name: str, device: torch.device) -> None:
         raise DeviceError(f"runtime {name!r} runs on the CPU, but the device is {device}: set the device to cpu")
     if name.startswith("cuda") and device.type != "cuda":
         raise DeviceError(f"runtime {name!r} runs on a CUDA GPU, but the device is {device}: set the runtime to auto")
-
-
-def cpu_flags() -> frozenset[str]:
-    """Instructions that the CPU reports; empty where the system does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
 
 
 def open_runtime(network: SpikingDepthTransformer, name: str, device: torch.device) -> tuple[Runtime, str]:

@@ -38,13 +38,13 @@ class CpuRuntime:
         """See `Runtime`; a layer may add weights in one window and multiply in the next, so all do both once."""
         layers = [module for module in self._network.modules() if isinstance(module, Int8Conv2d)]
         try:
-            for adds in (True, False) if layers else ():
+            for gathers in (True, False) if layers else ():
                 for layer in layers:
-                    layer.adds = adds
+                    layer.gathers = gathers
                 self(spikes)
         finally:
             for layer in layers:
-                layer.adds = None
+                layer.gathers = None
 
     def measured(self, spikes: Tensor) -> tuple[Tensor, EnergyReport]:
         """See `Runtime`; the rates are those of this runtime's own spikes."""

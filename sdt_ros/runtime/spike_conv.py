@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdt_ros.runtime.cpu_flags import cpu_flags
 from sdt_ros.runtime.kernels import events, gather
 from sdt_ros.runtime.kernels.parallel import array, spread
 
 _LARGEST = 127
-_BREAK_EVEN = 0.3  # share of inputs that fire at which additions take as long as oneDNN (docs/performance.md)
-_FEW_INPUTS = 32  # channels: below, lists of spikes cost more than what they save
-_BLOCK, _SAMPLED = 4096, 16  # of a layer's inputs one block in so many is counted
+_BREAK_EVEN = {32: 0.2, 64: 0.3}  # from so many channels on: share of inputs that fire at which both take as long
+_BLOCK, _SAMPLED = 4096, 17  # of a layer's inputs one block in so many is counted; an odd number goes over all columns
 _NO_STREAM = (np.empty(0, np.float32),)
 _NO_NEURONS = np.empty(0, np.uint8), np.float32(1), np.float32(1)  # no spikes, any rate and threshold
 _PARTS = 2  # of a thread, as little may fire in one; each costs a turn at the interpreter's lock
@@ -33,13 +33,13 @@ class Int8Conv2d(nn.Conv2d):
     The float weights are given up: `weight` and `bias` say their shapes only, for those who count parameters.
 
     Args:
-        conv: the convolution to compute, with a bias or without.
+        conv: the convolution to compute, with a bias or without; its weights are finite.
 
     Attributes:
         adds: whether to add weights wherever that can be done, or never; None chooses by how many inputs fire.
     """
 
-    adds: bool | None = None
+    gathers: bool | None = None
 
     def __init__(self, conv: nn.Conv2d) -> None:
         assert not isinstance(conv.padding, str)
@@ -75,41 +75,44 @@ class Int8Conv2d(nn.Conv2d):
         """The weights as `gather` adds them, or None where it never pays."""
         kernel, padding = (self.kernel_size[0], self.kernel_size[1]), self._padding
         suited = gather.is_suited(self.in_channels, kernel, (padding[0], padding[1]))
-        return gather.tables(self._weights.numpy()) if suited and self.in_channels >= _FEW_INPUTS else None
+        # Where tiles of matrices are multiplied at once (AMX), oneDNN is several times as fast; not measured.
+        pays = self.in_channels >= min(_BREAK_EVEN) and "amx_int8" not in cpu_flags()
+        return gather.tables(self._weights.numpy()) if suited and pays else None
 
     def forward(self, input: Tensor) -> Tensor:
         """Spikes [N, C, H, W] uint8 or int8 to currents [N, C', H, W], channels last."""
-        if not self.is_worth_adding(input):
+        if not self.is_worth_gathering(input):
             return self._convolve(input, 1.0)
         batch, _, height, width = input.shape
         currents = torch.empty((batch, height, width, self.out_channels))
-        self._add(gather.convolve, height, input, *_NO_STREAM, array(currents), *_NO_NEURONS)
+        self._gather(gather.convolve, height, input, *_NO_STREAM, array(currents), *_NO_NEURONS)
         return currents.permute(0, 3, 1, 2)
 
-    def is_worth_adding(self, spikes: Tensor) -> bool:
-        """Whether so few of these spikes [N, C, H, W] are there that `add` is faster than a dense product."""
+    def is_worth_gathering(self, spikes: Tensor) -> bool:
+        """Whether so few of these spikes [N, C, H, W] are there that `gather` is faster than a dense product."""
         if self._rows is None or not spikes.is_contiguous(memory_format=torch.channels_last):
             return False
-        if self.adds is not None:
-            return self.adds
+        if self.gathers is not None:
+            return self.gathers
         flat = array(spikes.view(torch.uint8).permute(0, 2, 3, 1))
         sample = flat[: flat.size // _BLOCK * _BLOCK].reshape(-1, _BLOCK)[::_SAMPLED] if flat.size >= _BLOCK else flat
         share = np.count_nonzero(sample.view(np.bool_)) / max(1, sample.size)
-        return bool(share * gather.padded(self.out_channels) < _BREAK_EVEN * self.out_channels)
+        limit = max(value for channels, value in _BREAK_EVEN.items() if channels <= self.in_channels)
+        return bool(share * gather.padded(self.out_channels) < limit * self.out_channels)
 
-    def add(self, kernel: Callable[..., None], rows: int, spikes: Tensor, *args: Any) -> None:
+    def gather(self, kernel: Callable[..., None], rows: int, spikes: Tensor, *args: Any) -> None:
         """Run a kernel of `gather` that adds the weights where these spikes are, and more; hooks see it as a pass.
 
         Args:
             kernel: which.
             rows: number of rows that it computes.
-            spikes: [N, C, H, W] uint8 or int8, channels last, for which `is_worth_adding` is true.
+            spikes: [N, C, H, W] uint8 or int8, channels last, for which `is_worth_gathering` is true.
             args: of the kernel, behind the input's shape.
         """
         with observed(self, (spikes,), (len(spikes), self.out_channels, *spikes.shape[-2:])):
-            self._add(kernel, rows, spikes, *args)
+            self._gather(kernel, rows, spikes, *args)
 
-    def _add(self, kernel: Callable[..., None], rows: int, spikes: Tensor, *args: Any) -> None:
+    def _gather(self, kernel: Callable[..., None], rows: int, spikes: Tensor, *args: Any) -> None:
         assert self._rows is not None
         _, channels, height, width = spikes.shape
         scale, _, bias = self._scales

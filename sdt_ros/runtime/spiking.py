@@ -103,14 +103,14 @@ class FastMLIF(MLIF):
         """Rate and threshold, as kernels take them."""
         return np.float32(1 / self.tau), np.float32(self.threshold)
 
-    def behind(self, layer: ConvBN, spikes: Tensor) -> Tensor:
+    def fire_after(self, layer: ConvBN, spikes: Tensor) -> Tensor:
         """What these neurons fire at a layer's currents; in one pass where few of its inputs fire.
 
         Args:
             layer: of spikes [T, 1, C, H, W].
             spikes: its input.
         """
-        if not _adds(layer, spikes):
+        if not _gathers(layer, spikes):
             return self(layer(spikes))
         return self._fire_behind(layer, spikes, torch.empty(0), torch.empty(0))
 
@@ -121,7 +121,7 @@ class FastMLIF(MLIF):
         """
         total = torch.empty_like(membrane)
         in_steps = _is_dense(total[0]) and (len(total) == 1 or total.stride(0) == total[0].numel())
-        if in_steps and _adds(layer, spikes) and _same_layout(membrane, _channels_last(total)):
+        if in_steps and _gathers(layer, spikes) and _same_layout(membrane, _channels_last(total)):
             fired = self._fire_behind(layer, spikes, membrane, total)
         else:
             update = layer(spikes)
@@ -140,7 +140,7 @@ class FastMLIF(MLIF):
         conv, (steps, _, _, height, width) = layer.conv, spikes.shape
         assert isinstance(conv, Int8Conv2d)
         fired = torch.empty((steps, 1, height, width, conv.out_channels), dtype=self.spikes)
-        conv.add(
+        conv.gather(
             gather.convolve, height, spikes.flatten(0, 1), _flat(membrane), _flat(total), array(fired),
             *self.constants(),
         )  # fmt: skip
@@ -193,9 +193,9 @@ def _down(down: Downsample, neurons: FastMLIF, spikes: Tensor, *, keep: bool) ->
     conv, inputs = down.conv_bn.conv, spikes.flatten(0, 1)
     shape = steps, 1, height // 2, width // 2, conv.out_channels
     fired, pooled = torch.empty(shape, dtype=neurons.spikes), torch.empty(shape if keep else 0)
-    if isinstance(conv, Int8Conv2d) and conv.is_worth_adding(inputs):
+    if isinstance(conv, Int8Conv2d) and conv.is_worth_gathering(inputs):
         out = array(fired), array(pooled)
-        conv.add(gather.convolve_pool_fire, height // 2, inputs, *out, *neurons.constants())
+        conv.gather(gather.convolve_pool_fire, height // 2, inputs, *out, *neurons.constants())
     else:
         x = conv(inputs)  # [T, C, H, W] channels last
         spread(
@@ -217,7 +217,7 @@ class FastAttention(SpikingSelfAttention):
             return super().forward(membrane)
         assert isinstance(self.product, SpikeProduct) and isinstance(self.attention_neurons, FastMLIF)
         assert isinstance(self.qkv_neurons, FastMLIF)
-        spikes = self.qkv_neurons.behind(self.qkv, self.input_neurons(membrane))  # [T, 1, 3D, H, W] channels last
+        spikes = self.qkv_neurons.fire_after(self.qkv, self.input_neurons(membrane))  # [T, 1, 3D, H, W] channels last
         tokens = height * width
         if self.product._forward_hooks:
             queries = self._split(spikes)
@@ -246,7 +246,7 @@ class FastMLP(SpikingMLP):
     def forward(self, membrane: Tensor) -> Tensor:
         """See `SpikingMLP.forward`."""
         assert isinstance(self.hidden_neurons, FastMLIF)
-        hidden = self.hidden_neurons.behind(self.expand, self.input_neurons(membrane))
+        hidden = self.hidden_neurons.fire_after(self.expand, self.input_neurons(membrane))
         return self.hidden_neurons.add(membrane, self.project, hidden)
 
 
@@ -315,9 +315,9 @@ _FAST: dict[type, type] = {
 }
 
 
-def _adds(layer: ConvBN, spikes: Tensor) -> bool:
+def _gathers(layer: ConvBN, spikes: Tensor) -> bool:
     """Whether a layer adds weights where its input fires, rather than to multiply all of it."""
-    return isinstance(layer.conv, Int8Conv2d) and layer.conv.is_worth_adding(spikes.flatten(0, 1))
+    return isinstance(layer.conv, Int8Conv2d) and layer.conv.is_worth_gathering(spikes.flatten(0, 1))
 
 
 def _channels_last(x: Tensor) -> Tensor:

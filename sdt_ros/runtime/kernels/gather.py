@@ -104,7 +104,7 @@ def _list_row(spikes: Any, row: int, width: int, channels: int, reach: int, plac
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _see_row(
+def _list_rows_seen(
     spikes: Any, step: int, y: int, height: int, width: int, channels: int, size: int,
     held: Any, places: Any, starts: Any, rows: Any, ends: Any,
 ) -> None:  # fmt: skip
@@ -188,7 +188,9 @@ def convolve(
     tile = uintp(size * size * channels + 1) * uintp(LANES)
     for y in range(begin, end):
         for step in range(steps):
-            _see_row(spikes, step, y, height, width, channels, size, held, places, starts, rows[step], ends[step])
+            _list_rows_seen(
+                spikes, step, y, height, width, channels, size, held, places, starts, rows[step], ends[step]
+            )
         for first in range(0, outputs, LANES):
             base = uintp(first // LANES) * tile
             lanes = min(LANES, outputs - first)
@@ -257,7 +259,7 @@ def convolve_pool_fire(
     for row in range(begin, end):
         for step in range(steps):
             for below in range(2):
-                _see_row(
+                _list_rows_seen(
                     spikes, step, 2 * row + below, height, width, channels, size, held, places, starts,
                     rows[step, below], ends[step, below],
                 )  # fmt: skip

@@ -22,7 +22,7 @@ UNROLLED = 8
 SAFE_ROWS = 256
 """Rows of int8 whose sum an int16 holds in any case."""
 SPARE = 16
-"""Values beyond the last that `copy_places` may read and write."""
+"""Values at a time that `copy_places` reads and writes, so that it may go beyond the last by one less."""
 
 _BYTE, _HALF, _INT, _WORD = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
@@ -55,7 +55,7 @@ def mask_of(typing: Any, spikes: Any, first: Any) -> Code:
 def copy_places(typing: Any, places: Any, first: Any, count: Any, shift: Any, to: Any, at: Any) -> Code:
     """Write `count` of uint32 `places` from `first` on, each less `shift`, to uint16 `to` from `at` on.
 
-    Up to `SPARE` values behind the last are read and written too.
+    Up to `SPARE - 1` values behind the last are read and written too.
     """
     _check(places, types.uint32, "places")
     _check(to, types.uint16, "to")

@@ -36,7 +36,7 @@ class Int8Conv2d(nn.Conv2d):
         conv: the convolution to compute, with a bias or without; its weights are finite.
 
     Attributes:
-        adds: whether to add weights wherever that can be done, or never; None chooses by how many inputs fire.
+        gathers: whether to add weights wherever that can be done, or never; None chooses by how many inputs fire.
     """
 
     gathers: bool | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sdt_ros.memory  # noqa: F401  before numpy and DDS start threads, which would have arenas of their own
+
+# isort: split
 import argparse
 import sys
 import threading

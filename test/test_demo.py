@@ -24,7 +24,7 @@ from std_msgs.msg import Header
 
 from sdt_ros.bags import EVENT_PACKET_TYPE, QOS_BEST_EFFORT, BagWriter, serialize_event_packet
 from sdt_ros.cli import main
-from sdt_ros.demo.pictures import panel
+from sdt_ros.demo.pictures import LINE, MARGIN, colour_range, panel
 from sdt_ros.demo.verdict import summarize
 from sdt_ros.evaluation.expected import expect
 from sdt_ros.evaluation.published import Received
@@ -206,3 +206,24 @@ def test_event_frames_show_where_and_which(bag: Path) -> None:
     drawn = np.asarray(panel(spikes, depth, 0.5, 80.0, "title", "alarm"))
     plain = np.asarray(panel(spikes, depth, 0.5, 80.0, "title", ""))
     assert drawn.shape[0] > plain.shape[0], "the alarm has its line"
+    near, far = np.full((3, 5), 0.5, np.float32), np.full((6, 10), 80.0, np.float32)  # a truth of another size
+    beside = np.asarray(panel(spikes, near, 0.5, 80.0, "title", "", far)).astype(int)
+    third = beside.shape[1] // 3
+    assert third > plain.shape[1] // 3, "the truth has its place"
+    row = beside[MARGIN + LINE + 1]
+    assert np.abs(row[-MARGIN - 2] - row[MARGIN + 5 + MARGIN + 2]).sum() > 100, "near and far differ in colour"
+
+
+@pytest.mark.parametrize(
+    ("depths", "expected"),
+    [
+        ([np.linspace(0.6, 1.9, 100)], (0.5, 2)),
+        ([np.array([[3.0, np.nan]]), np.array([np.inf, -1.0, 40.0])], (2, 50)),
+        ([np.full(4, 5.0)], (5, 10)),
+        ([np.full(4, np.nan)], (0.01, 5000)),
+        ([], (0.01, 5000)),
+        ([np.repeat([1e-4, 1e5], 50)], (0.01, 5000)),
+    ],
+)
+def test_colours_reach_from_the_nearest_to_the_farthest_of_a_recording(depths: list, expected: tuple) -> None:
+    assert colour_range(depths) == expected

@@ -208,6 +208,22 @@ def test_worlds_have_broad_depth_and_structure(family):
     assert (views.seen() > 0).all()
 
 
+def _widest(family, kind, axis):
+    """Of 60 scenes the largest half side of a kind of object, or for planes how far they lie to a side."""
+    scene = sample_scenes(family, 60, 1.0, 5, 4)
+    extent = scene.centre.abs() if kind == PLANE else scene.half
+    return extent[..., axis].where(scene.kind == kind, torch.zeros(())).amax(1)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "axis", "usual"),
+    [("driving", BOX, 2, 8.0), ("hallway", PLANE, 1, 2.2), ("tabletop", BOX, 0, 1.1)],
+)
+def test_one_scene_in_three_is_larger_than_the_others(family, kind, axis, usual):
+    share = (_widest(family, kind, axis) > usual).double().mean()
+    assert 0.2 < share < 0.5
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cameras_move_as_real_ones_do(family):
     scene = sample_scenes(family, 4, 4.0, 9, 4)

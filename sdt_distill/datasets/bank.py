@@ -26,6 +26,7 @@ from .bank_files import (
 )
 from .errors import DatasetError
 from .sample import Sample, SampleConfig, SequenceDataset, SequenceReader
+from .simulated_config import RENDERERS
 
 if TYPE_CHECKING:
     from .simulated import SimulatedSource
@@ -134,6 +135,8 @@ class BankDataset(SequenceDataset):
         kind = f"a bank of the split {self.split}, seed {config['seed']}, family {config['family']}"
         if config.get("randomisation"):
             kind += ", lens, sensor and light drawn for each sample"
+        if config.get("renderer", RENDERERS[0]) != RENDERERS[0]:
+            kind += f", rendered by {config['renderer']}"
         return f"{super().describe()}\n  {kind}"
 
 
@@ -218,7 +221,7 @@ def write_bank(
         ValueError: an argument makes no sense.
         OSError: the disk is full, or the folder cannot be written.
     """
-    from .simulated import SimulatedSource
+    from .simulated import source_of
 
     folder = Path(folder)
     samples = config.samples if samples is None else samples
@@ -230,7 +233,7 @@ def write_bank(
     if shard < 1 or shard % config.group:
         raise ValueError(f"shard={shard} must be a multiple of group={config.group}")
     began = time.perf_counter()
-    source = SimulatedSource(config, device)
+    source = source_of(config, device)
     identity = _identity(config, shard)
     key = identity_key(identity)
     folder.mkdir(parents=True, exist_ok=True)
@@ -281,6 +284,8 @@ def _identity(config: SimulatedConfig, shard: int) -> dict[str, Any]:
     """All that decides what a bank's samples are: not their number, nor where the photographs lie."""
     identity = config.to_dict()
     del identity["samples"]
+    if config.renderer == RENDERERS[0]:
+        del identity["renderer"]  # banks of the time before have none
     identity["photographs"] = sorted(f"{path.name}:{path.stat().st_size}" for path in config.photograph_files())
     return {**identity, "shard": shard}
 

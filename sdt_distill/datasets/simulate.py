@@ -37,6 +37,12 @@ def add_simulate(commands: Any) -> None:
         help="folders of photographs to take textures from too; files are shared out among the splits",
     )  # fmt: skip
     add("--randomise", action="store_true", help="draw lens, sensor, light and contrast anew for each sample")
+    add(
+        "--renderer",
+        default="sdt",
+        help="sdt, the project's own, or mujoco: the same scenes by another renderer and a plain event model (ESIM), "
+        "to see what a network learnt of ours besides (sdt)",
+    )
     add("--bins", type=int, default=4, metavar="T", help="time bins of a window (4)")
     add("--window-ms", type=float, default=50.0, metavar="MS", help="duration of a window (50)")
     add("--texture-sets", type=int, default=1000, metavar="N", help="different sets of textures, at most (1000)")
@@ -78,6 +84,7 @@ def run_simulate(args: argparse.Namespace) -> int:
             window_ms=args.window_ms,
             texture_sets=args.texture_sets,
             texture_block=args.texture_block,
+            renderer=args.renderer,
         )
         config.photograph_files()
         _device(args.device)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdt_ros.simulation.simulator import Simulator
+from sdt_ros.simulation.simulator import Sample as Made
+from sdt_ros.simulation.simulator import Simulator, SimulatorConfig
 from sdt_ros.simulation.textures import TextureAtlas, build_atlas
 
 from .errors import broken
@@ -54,7 +55,7 @@ class SimulatedSource:
             self._groups.move_to_end(number)
             return self._groups[number]
         config = self.config
-        made = self._simulator(number).sample(config.group, number)
+        made = self._made(number)
         # Torch to numpy: [B, T, 2, H, W], [B, H, W], [B, H, W].
         spikes, depth = made.spikes.cpu().numpy(), made.depth[:, 0].cpu().numpy()
         intrinsics = made.intrinsics.numpy()  # [B, 3, 3]
@@ -81,6 +82,9 @@ class SimulatedSource:
             self._groups.popitem(last=False)
         return samples
 
+    def _made(self, number: int) -> Made:
+        return self._simulator(number).sample(self.config.group, number)
+
     def _simulator(self, group: int) -> Simulator:
         config = self.config
         number = group * config.group // config.texture_block % config.texture_sets
@@ -88,16 +92,33 @@ class SimulatedSource:
             seed = self._seed(number)
             atlas = _atlas(seed, self._photographs, self.device)
             # Batches count over the whole data set, so that a seed for all texture sets gives no scene twice.
-            self._simulators[number] = Simulator(config.simulator(), self._seed(-1), self.device, atlas)
+            self._simulators[number] = Simulator(self._settings(), self._seed(-1), self.device, atlas)
             while len(self._simulators) > _SETS_KEPT:
                 self._simulators.popitem(last=False)
         self._simulators.move_to_end(number)
         return self._simulators[number]
 
+    def _settings(self) -> SimulatorConfig:
+        return self.config.simulator()
+
     def _seed(self, stream: int) -> int:
         """A seed of 63 bits for each texture set from 0, and for scenes at -1."""
         key = [self.config.seed, SPLIT_NAMES.index(self.config.split), stream + 1]
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def source_of(config: SimulatedConfig, device: str = "cpu") -> SimulatedSource:
+    """What makes the samples of a description, by its renderer.
+
+    Raises:
+        DatasetError: MuJoCo is asked for and cannot render here.
+        ValueError: photographs are missing, or the renderer cannot do what is asked.
+    """
+    if config.renderer == "mujoco":
+        from .mujoco import MujocoSource
+
+        return MujocoSource(config, device)
+    return SimulatedSource(config, device)
 
 
 def _atlas(seed: int, photographs: Sequence[Path], device: str) -> TextureAtlas:
@@ -169,7 +190,7 @@ class SimulatedDataset(SequenceDataset):
         self, config: SimulatedConfig, device: str = "cpu", frames: bool = True, path: Path = Path("simulation")
     ) -> None:
         try:
-            self.source = SimulatedSource(config, device)
+            self.source = source_of(config, device)
         except ValueError as error:
             raise broken("simulation", path, str(error), "correct `photographs`") from None
         self.config = config

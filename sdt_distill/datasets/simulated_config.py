@@ -21,6 +21,9 @@ from .errors import DatasetError, broken
 SPLIT_NAMES = ("train", "validation", "test")
 """Parts with seeds and textures of their own."""
 
+RENDERERS = ("sdt", "mujoco")
+"""Who renders: our own simulator, or MuJoCo with a plain event model, see `datasets.mujoco`."""
+
 _HELD_OUT = 0.15  # of the photographs, for validation and again for test
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 _ASPECT_TOLERANCE = 0.03
@@ -44,6 +47,7 @@ class SimulatedConfig:
         group: samples that are simulated together; they share one stream of noise, so others make other samples.
         texture_sets: different sets of textures; with more, reading in random order has to make them again and again.
         texture_block: samples in a row that share a set.
+        renderer: one of `RENDERERS`.
     """
 
     family: str = "mixed"
@@ -59,8 +63,11 @@ class SimulatedConfig:
     group: int = 8
     texture_sets: int = 4
     texture_block: int = 1024
+    renderer: str = RENDERERS[0]
 
     def __post_init__(self) -> None:
+        if self.renderer not in RENDERERS:
+            raise ValueError(f"renderer {self.renderer!r} is unknown; choose one of {', '.join(RENDERERS)}")
         if self.family != "mixed" and self.family not in FAMILIES:
             raise ValueError(f"family {self.family!r} is unknown; choose one of {', '.join(FAMILIES)}, mixed")
         if self.split not in SPLIT_NAMES:

@@ -56,6 +56,12 @@ def find_platform() -> tuple[str | None, str]:
     return None, f"MuJoCo cannot render here ({'; '.join(reasons)}): {PACKAGES}"
 
 
+def centred(camera: Camera) -> Camera:
+    """A camera as MuJoCo's are: without distortion, of square pixels, its axis through the image's middle."""
+    width, height = camera.width, camera.height
+    return Camera(width, height, camera.fy, camera.fy, (width - 1) / 2, (height - 1) / 2)
+
+
 @dataclass(frozen=True)
 class PeerSample:
     """What the peer gave for one scene.

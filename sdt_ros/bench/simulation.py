@@ -260,14 +260,11 @@ def _peer_round(
     import torch
 
     from sdt_ros.bench.mujoco_peer import MujocoPeer
-    from sdt_ros.simulation.families import sample_scenes
     from sdt_ros.simulation.simulator import Clockwork
 
     settle_us, window_us = round(config.settle_ms * 1000), round(config.window_ms * 1000)
     end_us = settle_us + window_us
-    # As the simulator seeds its scenes; that they are the same is seen from the depth.
-    seed = int(np.random.SeedSequence([simulator.seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    scene = sample_scenes(config.family, samples, end_us * 1e-6, seed, simulator.atlas.count)
+    (scene,) = simulator.draw(samples, number).scenes
     start = torch.zeros(samples, dtype=torch.int64)
     times = Clockwork(config.camera).frame_times(scene, start, start + end_us)
     render = events = setup = 0.0
@@ -288,11 +285,11 @@ def _peer_round(
 
 
 def lens(width: int, height: int) -> Camera:
-    """davis346's lens at a size, without the distortion that MuJoCo's cameras cannot have, and centred as theirs."""
-    from sdt_ros.simulation.camera import CAMERAS, Camera
+    """davis346's lens at a size, as MuJoCo's cameras can have it."""
+    from sdt_ros.bench.mujoco_peer import centred
+    from sdt_ros.simulation.camera import CAMERAS
 
-    like = CAMERAS["davis346"].scaled(width, height)
-    return Camera(width, height, like.fy, like.fy, (width - 1) / 2, (height - 1) / 2)
+    return centred(CAMERAS["davis346"].scaled(width, height))
 
 
 @contextmanager

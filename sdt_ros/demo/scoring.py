@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sdt_ros.bags import open_bag
 from sdt_ros.evaluation.expected import Expected
@@ -17,10 +20,25 @@ from sdt_ros.evaluation.report import page
 from sdt_ros.evaluation.run import Work
 from sdt_ros.evaluation.score import Scorer
 from sdt_ros.evaluation.spool import Spool
-from sdt_ros.evaluation.truth import read_truth
+from sdt_ros.evaluation.truth import nearest, read_truth
 from sdt_ros.events import WindowConfig
 
 TRUTH_TOPIC = "/depth/image_rect"
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What came out.
+
+    Attributes:
+        content: all figures.
+        page: a self-contained HTML page about them.
+        truths: float32 [H, W] metres by the stamp [ns] of the windows that are shown, where there is one.
+    """
+
+    content: dict[str, Any]
+    page: str
+    truths: dict[int, np.ndarray]
 
 
 def has_truth(bag: Path) -> bool:
@@ -30,9 +48,7 @@ def has_truth(bag: Path) -> bool:
         return info is not None and info.count > 0
 
 
-def score_and_draw(
-    bag: Path, received: Received, expected: Expected, windows: WindowConfig
-) -> tuple[dict[str, Any], str]:
+def score_and_draw(bag: Path, received: Received, expected: Expected, windows: WindowConfig) -> Scored:
     """Score depth images against the truth nearest in time.
 
     Args:
@@ -40,9 +56,6 @@ def score_and_draw(
         received: what arrived.
         expected: what the recording should give.
         windows: the node's windows.
-
-    Returns:
-        All figures, and a self-contained HTML page about them.
 
     Raises:
         EvaluationError: nothing can be compared, and why.
@@ -53,7 +66,8 @@ def score_and_draw(
         truth = read_truth(reader, TRUTH_TOPIC, stack.enter_context(Spool()), protocol)
         source = RecordingSource(reader, expected.topic, truth, windows, Rectifier(None, expected.topic), "node")
         scorer = stack.enter_context(Scorer(protocol, source.where, keep_pictures=True))
-        live, counts = score_published(source, received, scorer, round(float(windows.period_us) * 1000))
+        period_ns = round(float(windows.period_us) * 1000)
+        live, counts = score_published(source, received, scorer, period_ns)
         scores = scorer.finish()
         last = received.stats[-1]
         settings = {
@@ -71,4 +85,7 @@ def score_and_draw(
         }
         work = Work(activity=activity_of(received.stats))
         content = figures(settings, last.runtime, bool(last.trained), counts, scores, work, live.as_dict())
-        return content, page(content, scorer, scores)
+        shown = [window.stamp_ns for window in expected.windows[: expected.shown]]
+        places = {stamp: nearest(truth.stamps, stamp, period_ns // 2) for stamp in shown}
+        truths = {stamp: truth.frames[place].copy() for stamp, place in places.items() if place is not None}
+        return Scored(content, page(content, scorer, scores), truths)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from sdt_ros.bags import BagError
@@ -31,7 +32,6 @@ START_S = 90.0  # for the node to load and warm its network, at most
 SETTLE_S = 5.0  # for the last depth image to arrive, at most
 STILLS = 6
 SIMULATED_S = 2.0
-COLOURS_M = (0.5, 80.0)
 
 
 def show(args: argparse.Namespace) -> dict[str, Any]:
@@ -75,17 +75,21 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
 
     summary: dict[str, Any] = {"recording": str(bag), "network_ms_alone": round(network_ms, 2)}
     summary |= summarize(received, expected, rate) | {"faster_replays_with_skips": incomplete}
+    truths: dict[int, np.ndarray] = {}
+    if scoring.has_truth(bag) and received.depth:
+        scored = scoring.score_and_draw(bag, received, expected, windows)
+        summary["errors"] = {name: scored.content["metric"][name] for name in scored.content["metric"]}
+        (args.out / "report.html").write_text(scored.page, encoding="utf-8")
+        print(table(scored.content))
+        truths = scored.truths
+    colours_m = pictures.colour_range([*received.samples, *truths.values()])
     panels = []
     for window in tqdm(expected.windows[: expected.shown], desc="pictures", unit="picture", leave=False, disable=None):
         if window.stamp_ns in received.depth:
             title = f"{bag.name}, {window.t_end_us / 1e6:.3f} s of the sensor's clock, {window.events} events"
             alarm = "UNTRAINED WEIGHTS: what is shown on the right is not depth" if untrained else ""
-            panels.append(pictures.panel(window.spikes, received.depth[window.stamp_ns], *COLOURS_M, title, alarm))
-    if scoring.has_truth(bag) and received.depth:
-        content, page = scoring.score_and_draw(bag, received, expected, windows)
-        summary["errors"] = {name: content["metric"][name] for name in content["metric"]}
-        (args.out / "report.html").write_text(page, encoding="utf-8")
-        print(table(content))
+            depth, truth = received.depth[window.stamp_ns], truths.get(window.stamp_ns)
+            panels.append(pictures.panel(window.spikes, depth, *colours_m, title, alarm, truth))
     if panels:
         for old in args.out.glob("depth_*.png"):
             old.unlink()

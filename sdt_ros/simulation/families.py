@@ -22,9 +22,9 @@ _FACING = {
 
 
 def driving(build: SceneBuilder, seconds: float) -> float:
-    """A street: buildings, trees, poles, parked and moving cars, pedestrians; 4 to 14 m/s."""
+    """A street: buildings, trees, poles, parked and moving cars, pedestrians; 4 to 14 m/s. One in three is a canyon."""
     rng = build.rng
-    speed = rng.uniform(4, 14)
+    speed, canyon = rng.uniform(4, 14), rng.random() < 1 / 3
     length = speed * seconds + 110
     build.start(z=rng.uniform(1.2, 1.8), yaw=0.0, pitch=rng.uniform(-0.09, 0.0))
     build.rate[0] = speed
@@ -39,11 +39,12 @@ def driving(build: SceneBuilder, seconds: float) -> float:
         edge = rng.uniform(7, 13)
         corner = -15.0
         while corner < length:
-            wide, deep, tall = rng.uniform(5, 16), rng.uniform(3, 8), rng.uniform(3, 16)
-            if rng.random() < 0.8:
+            wide, deep = rng.uniform(5, 16), rng.uniform(3, 8)
+            tall = rng.uniform(6, 20) if canyon else rng.uniform(3, 16)
+            if canyon or rng.random() < 0.8:
                 centre = [corner + wide / 2, side * (edge + deep + rng.uniform(0, 2)), tall / 2]
                 build.add(BOX, centre, [wide / 2, deep, tall / 2], tiling=rng.uniform(0.12, 0.35))
-            corner += wide + rng.exponential(2.0)
+            corner += wide + (0.0 if canyon else rng.exponential(2.0))
         n = int(length / rng.uniform(6, 14))
         x = rng.uniform(0, length, n)
         y = side * rng.uniform(5.2, edge - 0.6, n)
@@ -85,12 +86,14 @@ def driving(build: SceneBuilder, seconds: float) -> float:
 
 
 def hallway(build: SceneBuilder, seconds: float) -> float:
-    """A corridor with doors, cabinets, pillars and people; walked or driven through at 0.5 to 1.8 m/s."""
+    """A corridor, or one time in three a room, with doors, cabinets, pillars and people; crossed at 0.5 to 1.8 m/s."""
     rng = build.rng
-    speed = rng.uniform(0.5, 1.8)
-    end = speed * seconds + rng.uniform(5, 45)
-    left, right, high = rng.uniform(1.0, 2.2), rng.uniform(1.0, 2.2), rng.uniform(2.4, 3.4)
-    build.start(z=rng.uniform(0.5, 1.7), yaw=rng.uniform(-0.2, 0.2), pitch=rng.uniform(-0.12, 0.08))
+    speed, room = rng.uniform(0.5, 1.8), rng.random() < 1 / 3
+    end = speed * seconds + (rng.uniform(3, 12) if room else rng.uniform(5, 45))
+    least, most = (1.5, 5.0) if room else (1.0, 2.2)
+    left, right, high = rng.uniform(least, most), rng.uniform(least, most), rng.uniform(2.4, 4.2 if room else 3.4)
+    turned = 0.6 if room else 0.2
+    build.start(z=rng.uniform(0.5, 1.7), yaw=rng.uniform(-turned, turned), pitch=rng.uniform(-0.12, 0.08))
     build.rate[0] = speed
     build.sine("y", rng.uniform(0.05, 0.3), rng.uniform(0.1, 0.25))
     build.sine("yaw", rng.uniform(0.05, 0.35), rng.uniform(0.1, 0.3))
@@ -105,7 +108,8 @@ def hallway(build: SceneBuilder, seconds: float) -> float:
     for wall, side in ((left, 1), (right, -1)):
         n = max(1, int(end / rng.uniform(2.5, 6)))
         x = rng.uniform(-1, end, n)
-        build.add(BOX, np.stack([x, np.full(n, side * wall), np.full(n, 1.05)], -1), [0.45, 0.06, 1.05], tiling=0.5)
+        door = np.stack([np.full(n, 0.45), rng.uniform(0.04, 0.08, n), np.full(n, 1.05)], -1)  # none in another's plane
+        build.add(BOX, np.stack([x, np.full(n, side * wall), np.full(n, 1.05)], -1), door, tiling=0.5)
         n = int(end / rng.uniform(3, 12))
         half = np.stack([rng.uniform(0.2, 0.8, n), rng.uniform(0.1, 0.25, n), rng.uniform(0.2, 1.0, n)], -1)
         x = rng.uniform(1, end, n)
@@ -127,12 +131,14 @@ def hallway(build: SceneBuilder, seconds: float) -> float:
 
 
 def tabletop(build: SceneBuilder, seconds: float) -> float:
-    """A table in a room, with things on it, some of which roll and turn; the camera circles at 0.4 to 1 m."""
+    """A table in a room, with things on it, some of which roll and turn; the camera circles at 0.4 to 1 m.
+
+    One table in three is larger than what the camera sees of it.
+    """
     rng = build.rng
-    top = 0.75
-    build.start(
-        z=top + 0.04, yaw=rng.uniform(0, 2 * np.pi), pitch=rng.uniform(-0.8, -0.4), distance=rng.uniform(0.5, 1)
-    )
+    top, large = 0.75, rng.random() < 1 / 3
+    pitch = rng.uniform(-1.3, -0.4) if large else rng.uniform(-0.8, -0.4)
+    build.start(z=top + 0.04, yaw=rng.uniform(0, 2 * np.pi), pitch=pitch, distance=rng.uniform(0.5, 1))
     build.rate[3] = rng.uniform(-0.5, 0.5)
     build.sine("distance", rng.uniform(0.03, 0.12), rng.uniform(0.1, 0.4))
     build.sine("yaw", rng.uniform(0.05, 0.3), rng.uniform(0.1, 0.4))
@@ -147,13 +153,15 @@ def tabletop(build: SceneBuilder, seconds: float) -> float:
         at = [sign * rng.uniform(1.8, 4.5), 0, 0] if "x" in facing else [0, sign * rng.uniform(1.8, 4.5), 0]
         build.add(PLANE, at, [1, 1, 1], tilt=_FACING[facing], tiling=rng.uniform(0.3, 0.8))
     table = [rng.uniform(0.5, 0.9), rng.uniform(0.35, 0.6), 0.02]
+    things = np.array(table[:2]) * 0.85
+    if large:
+        table = [rng.uniform(1.2, 1.8), rng.uniform(1.2, 1.8), 0.02]
     build.add(BOX, [0, 0, top - 0.02], table, tiling=rng.uniform(1.0, 2.5))
     legs = np.array([[sx * (table[0] - 0.05), sy * (table[1] - 0.05), top / 2] for sx in (-1, 1) for sy in (-1, 1)])
     build.add(BOX, legs, [0.025, 0.025, top / 2 - 0.02], tiling=2.0)
     for kind in (BOX, SPHERE, CYLINDER):
         n = int(rng.integers(2, 7))
-        spread = np.array(table[:2]) * 0.85
-        place = rng.uniform(-1, 1, (n, 2)) * spread
+        place = rng.uniform(-1, 1, (n, 2)) * things
         if kind == SPHERE:
             size = np.repeat(rng.uniform(0.015, 0.06, (n, 1)), 3, 1)
         elif kind == BOX:

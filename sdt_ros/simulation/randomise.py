@@ -58,14 +58,14 @@ class Randomisation:
     distortion: Range = (-0.1, 0.0)
     threshold: Range = (0.1, 0.5)
     threshold_spread: Range = (0.05, 0.2)
-    refractory_us: Range = (50.0, 1000.0)
+    refractory_us: Range = (5.0, 1000.0)
     leak_hz: Range = (0.0, 0.3)
     shot_noise_hz: Range = (0.0, 3.0)
     hot_pixels: Range = (0.0, 5e-4)
-    bandwidth_hz: Range = (150.0, 3000.0)
+    bandwidth_hz: Range = (150.0, 30000.0)
     light: Range = (0.1, 1.5)
-    contrast: Range = (0.5, 1.6)
-    tiling: Range = (0.5, 2.0)
+    contrast: Range = (0.5, 3.0)
+    tiling: Range = (0.3, 2.0)
     exposure: Range = (0.6, 1.3)
 
     def __post_init__(self) -> None:

@@ -134,6 +134,31 @@ class Sample:
         return torch.tensor([camera.k for camera in self.cameras], dtype=torch.float64).view(-1, 3, 3)
 
 
+@dataclass(frozen=True)
+class Draw:
+    """B scenes with who looks at them.
+
+    Attributes:
+        scenes: batches of one, or one batch of B.
+        cameras: of each scene.
+        sensors: of each scene.
+        gains: of each frame's brightness.
+        families: of each scene.
+        seed: of noise.
+    """
+
+    scenes: list[SceneBatch]
+    cameras: list[Camera]
+    sensors: list[SensorConfig]
+    gains: list[float]
+    families: list[str]
+    seed: int
+
+    def scene(self, b: int) -> tuple[SceneBatch, int]:
+        """A scene as a batch and its place in it."""
+        return (self.scenes[b], 0) if len(self.scenes) > 1 else (self.scenes[0], b)
+
+
 @dataclass(frozen=True, slots=True)
 class SimulatorConfig:
     """What to simulate.
@@ -205,9 +230,8 @@ class Simulator:
         pixels = self.config.camera.width * self.config.camera.height
         self._views_at_once = max(1, self.config.chunk_pixels // pixels)
 
-    @torch.no_grad()
-    def sample(self, batch: int, number: int = 0) -> Sample:
-        """Draw `batch` scenes and let each be seen for one window.
+    def draw(self, batch: int, number: int = 0) -> Draw:
+        """Draw `batch` scenes and what looks at them.
 
         Args:
             batch: scenes B.
@@ -215,9 +239,8 @@ class Simulator:
         """
         config = self.config
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        settle_us, window_us = round(config.settle_ms * 1000), round(config.window_ms * 1000)
-        end_us = settle_us + window_us
-        scene = sample_scenes(config.family, batch, end_us * 1e-6, seed, self.atlas.count, self.device)
+        seconds = (round(config.settle_ms * 1000) + round(config.window_ms * 1000)) * 1e-6
+        scene = sample_scenes(config.family, batch, seconds, seed, self.atlas.count, self.device)
         cameras, sensors, gains = [config.camera] * batch, [config.sensor] * batch, [1.0] * batch
         scenes = [scene]
         if config.randomisation is not None:
@@ -228,27 +251,40 @@ class Simulator:
                 sensors[b] = config.randomisation.sensor(rng)
                 scenes.append(config.randomisation.scene(rng, pick(scene, [b])))
                 gains[b] = config.randomisation.exposed(rng)
+        names = list(FAMILIES) if config.family == "mixed" else [config.family]
+        families = [names[b % len(names)] for b in range(batch)]
+        return Draw(scenes, cameras, sensors, gains, families, seed)
+
+    @torch.no_grad()
+    def sample(self, batch: int, number: int = 0) -> Sample:
+        """Draw `batch` scenes and let each be seen for one window.
+
+        Args:
+            batch: scenes B.
+            number: which batch of the seed's series.
+        """
+        config, drawn = self.config, self.draw(batch, number)
+        scenes, cameras, sensors, seed = drawn.scenes, drawn.cameras, drawn.sensors, drawn.seed
+        settle_us, window_us = round(config.settle_ms * 1000), round(config.window_ms * 1000)
         edges = [settle_us + j * window_us // config.bins for j in range(config.bins + 1)]
         if self.engine == "compiled":
             parts = in_threads(
                 lambda b: self._compiled(
-                    scenes[b if len(scenes) > 1 else 0], 0 if len(scenes) > 1 else b, cameras[b], sensors[b],
-                    seed + b, edges, torch.get_num_threads() if batch == 1 else 1,
+                    *drawn.scene(b), cameras[b], sensors[b], seed + b, edges,
+                    torch.get_num_threads() if batch == 1 else 1,
                 ),
                 range(batch),
                 torch.get_num_threads(),
             )  # fmt: skip
         elif config.randomisation is None:
-            parts = [self._torch(scene, cameras[0], sensors[0], seed, edges)]
+            parts = [self._torch(scenes[0], cameras[0], sensors[0], seed, edges)]
         else:
             parts = [self._torch(scenes[b], cameras[b], sensors[b], seed + b, edges) for b in range(batch)]
         spikes, depth, image = (torch.cat(whole) for whole in list(zip(*parts, strict=True))[:3])
         depth = torch.where(depth.isinf(), torch.nan, depth)
-        frame = to_frame(image, exposure(image) * torch.tensor(gains, device=self.device))
-        names = list(FAMILIES) if config.family == "mixed" else [config.family]
-        families = [names[b % len(names)] for b in range(batch)]
+        frame = to_frame(image, exposure(image) * torch.tensor(drawn.gains, device=self.device))
         frames = [count for *_, counts in parts for count in counts]
-        return Sample(spikes, depth[:, None], frame[:, None], frames, cameras, families)
+        return Sample(spikes, depth[:, None], frame[:, None], frames, cameras, drawn.families)
 
     def _compiled(
         self, scene: SceneBatch, b: int, camera: Camera, sensor: SensorConfig, seed: int, edges: list[int], threads: int

@@ -1,0 +1,94 @@
+"""`sdt-distill average`: one checkpoint from several, each weight the mean of theirs.
+
+Runs that began with the same weights and saw other samples, in another order, end close enough together for their mean
+to be better than either (model soups: Wortsman et al., ICML 2022). Whether it is must be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdt_ros.network import Card
+
+_SAME = ("network", "bins", "window_ms", "depth_range", "input_scale", "focal_px")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `average` to the command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "average",
+        help="one checkpoint from several of one network: the mean of their weights",
+        description="Write the mean of several checkpoints' weights. They must be of one network, and should be of "
+        "runs that began with the same weights.",
+        epilog="exit codes: 0 written, 1 cannot be written, 2 wrong arguments",
+    )
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="folder of a training run, for its last weights, or a file"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="checkpoint to write (.safetensors)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `sdt-distill average`; returns the exit code."""
+    from sdt_ros.network import CheckpointError
+
+    if len(args.runs) < 2:
+        print(f"sdt-distill average: {args.runs[0]} alone has no mean; name two runs or more", file=sys.stderr)
+        return 2
+    try:
+        card = average(args.runs, args.out)
+    except (CheckpointError, ValueError, OSError) as error:
+        print(f"sdt-distill average: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.out}: the mean of {len(args.runs)} checkpoints, {card.steps} steps in all")
+    return 0
+
+
+def average(runs: Sequence[Path], out: Path) -> Card:
+    """Write the mean of several checkpoints.
+
+    Args:
+        runs: folders of runs, whose last weights are taken, or `.safetensors` files.
+        out: the file to write.
+
+    Returns:
+        The card as written: the first one's, with the steps of all and no scores.
+
+    Raises:
+        CheckpointError: one is missing or damaged.
+        ValueError: they are of different networks, or made for different windows or metres.
+    """
+    import torch
+
+    from sdt_ros.network import load_checkpoint, save_checkpoint
+
+    files = [path if path.suffix == ".safetensors" else path / "last.safetensors" for path in runs]
+    loaded = [load_checkpoint(path) for path in files]
+    network, first = loaded[0]
+    for path, (_, card) in zip(files, loaded, strict=True):
+        for name in _SAME:
+            if getattr(card, name) != getattr(first, name):
+                raise ValueError(
+                    f"{path}: {name} is {getattr(card, name)}, that of {files[0]} {getattr(first, name)}; "
+                    "only checkpoints of one kind have a mean"
+                )
+    states = [other.state_dict() for other, _ in loaded]
+    mean = {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(tensor.dtype)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in states[0].items()
+    }
+    network.load_state_dict(mean)
+    seen = dict.fromkeys(part for _, card in loaded for part in card.training_data.split("; "))
+    steps = sum(card.steps for _, card in loaded)
+    return save_checkpoint(
+        out, network, dataclasses.replace(first, steps=steps, scores={}, training_data="; ".join(seen))
+    )

@@ -1,0 +1,60 @@
+"""The mean of several checkpoints' weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdt_distill.cli import main
+from sdt_ros.network import Card, NetworkConfig, build_network, load_checkpoint, save_checkpoint
+
+SMALL = NetworkConfig(embed_dim=16, depth=1, heads=1, head_widths=(8, 8, 8, 8, 8))
+
+
+def checkpoint(path: Path, seed: int, config: NetworkConfig = SMALL, **card: object) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    network = build_network(config)
+    save_checkpoint(path, network, Card(network=config, trained=True, steps=100, **{"training_data": "x"} | card))
+    return network.state_dict()
+
+
+def test_each_weight_is_the_mean_of_theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    one = checkpoint(tmp_path / "one.safetensors", 1, training_data="streets; halls", limits="no sky")
+    two = checkpoint(tmp_path / "run" / "last.safetensors", 2, training_data="halls; tables")
+    out = tmp_path / "mean.safetensors"
+    assert main(["average", str(tmp_path / "one.safetensors"), str(tmp_path / "run"), "--out", str(out)]) == 0
+    network, card = load_checkpoint(out)
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, ((one[name].double() + two[name].double()) / 2).to(tensor.dtype))
+    assert (card.steps, card.training_data, card.limits) == (200, "streets; halls; tables", "no sky")
+    assert "mean of 2 checkpoints" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("card", "config", "named"),
+    [({"focal_px": 120.0}, SMALL, "focal_px"), ({}, NetworkConfig(16, 2, 1, head_widths=(8, 8, 8, 8, 8)), "network")],
+)
+def test_checkpoints_of_different_kinds_have_no_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], card: dict, config: NetworkConfig, named: str
+) -> None:
+    files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    checkpoint(files[0], 1)
+    checkpoint(files[1], 2, config, **card)
+    assert main(["average", *map(str, files), "--out", str(tmp_path / "mean.safetensors")]) == 1
+    error = capsys.readouterr().err
+    assert "two.safetensors" in error
+    assert named in error
+    assert not (tmp_path / "mean.safetensors").exists()
+
+
+def test_one_checkpoint_has_no_mean_and_a_missing_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint(tmp_path / "one.safetensors", 1)
+    assert main(["average", str(tmp_path / "one.safetensors"), "--out", str(tmp_path / "m.safetensors")]) == 2
+    names = [str(tmp_path / "one.safetensors"), str(tmp_path / "none")]
+    assert main(["average", *names, "--out", str(tmp_path / "m.safetensors")]) == 1
+    assert "none/last.safetensors: no such file" in capsys.readouterr().err

@@ -12,7 +12,6 @@ import torch
 from sdt_ros.bench import mujoco_peer, simulation
 from sdt_ros.bench.mujoco_peer import EventModel, MujocoPeer, find_platform
 from sdt_ros.cli import main
-from sdt_ros.simulation.families import sample_scenes
 from sdt_ros.simulation.sensor import SensorConfig
 from sdt_ros.simulation.simulator import Simulator, SimulatorConfig
 
@@ -118,14 +117,13 @@ def test_the_peer_sees_what_we_see(family):
     config = SimulatorConfig(family=family, camera=simulation.lens(64, 48))
     simulator = Simulator(config, 3)
     sample = simulator.sample(1, 1)
-    seed = int(np.random.SeedSequence([3, 1]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    scene = sample_scenes(family, 1, 0.052, seed, simulator.atlas.count)
+    (scene,) = simulator.draw(1, 1).scenes
     peer = MujocoPeer(platform, scene, 0, config.camera, simulator.atlas, np.array([0, 26_000, 52_000]), 2000, 4)
     seen = peer.sample(config.sensor)
     peer.close()
     ours, near = sample.depth[0, 0].numpy(), (sample.depth[0, 0] < 60).numpy()
     assert near.mean() > 0.3 and np.median(np.abs(seen.depth[near] / ours[near] - 1)) < 5e-3
-    frame = sample.frame[0, 0].numpy()[near]
-    picture = seen.frame[..., 0][near] / 255.0
-    assert np.corrcoef(frame, picture)[0, 1] > 0.5
+    frame, picture = sample.frame[0, 0].numpy(), seen.frame[..., 0] / 255.0
+    alike, mirrored = (np.corrcoef(view[near], picture[near])[0, 1] for view in (frame, frame[:, ::-1]))
+    assert alike > 0.3 and alike > mirrored + 0.3  # their faces carry other parts of the same textures
     assert seen.spikes.any() and torch.is_tensor(sample.spikes)

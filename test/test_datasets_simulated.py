@@ -20,7 +20,7 @@ from sdt_distill.datasets.simulated_config import (
     split_photographs,
 )
 from sdt_ros.simulation.camera import CAMERAS
-from sdt_ros.simulation.families import FAMILIES, sample_scenes
+from sdt_ros.simulation.families import MIXED, sample_scenes
 from sdt_ros.simulation.scenes import PLANE
 
 TINY = {"camera": "32x24", "samples": 6, "group": 4, "texture_block": 4, "texture_sets": 2, "window_ms": 10.0}
@@ -41,7 +41,7 @@ def photographs(tmp_path_factory):
 
 def test_samples_are_those_of_every_data_set(capsys):
     dataset = SimulatedDataset(tiny())
-    assert len(dataset) == 6 and dataset.sequences == tuple(FAMILIES)
+    assert len(dataset) == 6 and dataset.sequences == MIXED
     for index, sample in enumerate(dataset):
         assert sample.spikes.shape == (4, 2, 24, 32) and sample.spikes.dtype == np.uint8
         assert set(np.unique(sample.spikes)) == {0, 1}
@@ -49,7 +49,7 @@ def test_samples_are_those_of_every_data_set(capsys):
         known = sample.depth[~np.isnan(sample.depth)]
         assert known.size and (known > 0).all() and np.isfinite(known).all()
         assert sample.frame.shape == (24, 32) and sample.frame.dtype == np.uint8 and sample.frame.std() > 1
-        assert sample.sequence == list(FAMILIES)[index % 4] and sample.index == index
+        assert sample.sequence == MIXED[index % 4] and sample.index == index
         camera = parse_camera("32x24")
         expected = [[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]]
         np.testing.assert_array_equal(sample.intrinsics, expected)
@@ -72,7 +72,7 @@ def test_lenses_are_drawn_for_each_sample():
 def test_the_simulator_mixes_families_in_turn():
     """What the names of samples rest on."""
     planes = (sample_scenes("mixed", 8, 0.1, 3, 4).kind == PLANE).sum(1).tolist()
-    apart = [int((sample_scenes(name, 1, 0.1, 3, 4).kind == PLANE).sum()) for name in FAMILIES]
+    apart = [int((sample_scenes(name, 1, 0.1, 3, 4).kind == PLANE).sum()) for name in MIXED]
     assert planes == 2 * apart and apart == [1, 6, 6, 1]
 
 

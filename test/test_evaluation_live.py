@@ -128,11 +128,15 @@ def test_the_demo_scores_by_the_same_mechanism(bag: Path):
     windows = WindowConfig(50.0, 4, 20.0, 100)
     expected = expect(bag, windows, 1.0)
     stamps = [window.stamp_ns for window in expected.windows][1:]
-    content, page = score_and_draw(bag, received(stamps, [10.0] * len(stamps)), expected, windows)
+    scored = score_and_draw(bag, received(stamps, [10.0] * len(stamps)), expected, windows)
+    content, page = scored.content, scored.page
     live, _, scores = judged(bag, received(stamps, [10.0] * len(stamps)))
     assert content["live"] == live.as_dict() and content["live"]["missing"] == 1
     assert content["metric"]["network"]["abs_rel"] == scores.total.metric["network"]["abs_rel"].mean
     assert "1 missing" in table(content) and "1 missing" in page and "UNTRAINED" in page
+    shown = {window.stamp_ns for window in expected.windows[: expected.shown]}
+    assert scored.truths and set(scored.truths) <= shown
+    assert all(truth.shape == ramp().shape and np.isfinite(truth).any() for truth in scored.truths.values())
 
 
 # --- on a real graph --------------------------------------------------------------------------------------------------

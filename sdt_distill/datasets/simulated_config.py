@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdt_ros.simulation.camera import CAMERAS, Camera, camera
-from sdt_ros.simulation.families import FAMILIES
+from sdt_ros.simulation.families import FAMILIES, MIXED
 from sdt_ros.simulation.randomise import Randomisation
 from sdt_ros.simulation.sensor import SensorConfig
 from sdt_ros.simulation.simulator import SimulatorConfig
@@ -78,8 +78,8 @@ class SimulatedConfig:
                 raise ValueError(f"{name}={value!r} must be a whole number of 1 or more")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
             raise ValueError(f"seed={self.seed!r} must be a whole number of 0 or more")
-        if self.family == "mixed" and self.group % len(FAMILIES):
-            raise ValueError(f"group={self.group} must be a multiple of {len(FAMILIES)}, the families that are mixed")
+        if self.family == "mixed" and self.group % len(MIXED):
+            raise ValueError(f"group={self.group} must be a multiple of {len(MIXED)}, the families that are mixed")
         if self.texture_block % self.group:
             raise ValueError(f"texture_block={self.texture_block} must be a multiple of group={self.group}")
         self.simulator()  # refuses what the simulator refuses
@@ -122,7 +122,7 @@ class SimulatedConfig:
     @property
     def families(self) -> tuple[str, ...]:
         """Families of samples 0, 1, ..., in turn."""
-        return tuple(FAMILIES) if self.family == "mixed" else (self.family,)
+        return MIXED if self.family == "mixed" else (self.family,)
 
     @property
     def end_us(self) -> int:

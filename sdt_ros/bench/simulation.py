@@ -170,7 +170,7 @@ def measure(size: tuple[int, int], samples: int, rounds: int, peer: bool = True)
     """
     import torch
 
-    from sdt_ros.simulation.families import FAMILIES
+    from sdt_ros.simulation.families import MIXED
 
     camera = lens(*size)
     platform, why = (None, "not asked for")
@@ -180,8 +180,8 @@ def measure(size: tuple[int, int], samples: int, rounds: int, peer: bool = True)
         platform, why = find_platform()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     families = []
-    with tqdm(total=len(FAMILIES) * (rounds + 1), desc="simulation", unit="round", leave=False, disable=None) as bar:
-        for family in FAMILIES:
+    with tqdm(total=len(MIXED) * (rounds + 1), desc="simulation", unit="round", leave=False, disable=None) as bar:
+        for family in MIXED:
             families.append(_measure_family(family, camera, samples, rounds, platform, gpu is not None, bar))
     peers = [f.peer_samples_s for f in families if f.peer_samples_s]
     ours, theirs = _overall([f.samples_s for f in families]), _overall(peers) if platform else None

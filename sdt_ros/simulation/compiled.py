@@ -125,7 +125,7 @@ def pack(scene: SceneBatch, b: int, camera: Camera) -> PackedScene:
     outward[tube, 2] *= 0.7
     material = np.zeros((n + 1, k.MATERIAL_COLUMNS))
     tiling = array(scene.tiling)[number]
-    texel = SIZE / camera.fx
+    texel = SIZE / camera.fx * float(scene.softness[b])
     material[:n, :3], material[:n, k.OUTWARD : k.OUTWARD + 3] = half, outward
     material[:n, k.FLAT], material[:n, k.ROUND], material[:n, k.TUBE] = flat, ball | tube, tube
     material[:n, k.FACTOR : k.FACTOR + 3] = factor

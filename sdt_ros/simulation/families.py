@@ -232,12 +232,56 @@ def flying(build: SceneBuilder, seconds: float) -> float:
     return 1.0
 
 
+def clutter(build: SceneBuilder, seconds: float) -> float:
+    """No place at all: things of any kind and size at any angle before a wall, over a floor, or both.
+
+    One in six is a wall alone. The camera swings freely, and all lengths follow one that is 0.4 to 15 m. It is there to
+    train on, for scenes of others that are none of the places above.
+    """
+    rng = build.rng
+    size = math.exp(rng.uniform(math.log(0.4), math.log(15)))  # of all that follows
+    alone, floored, walled = rng.random() < 1 / 6, rng.random() < 0.5, rng.random() < 0.75
+    build.start(roll=rng.normal(0, 0.15))
+    for axis in "xyz":  # at most 0.3 of the size aside, so that no plane is crossed
+        build.sine(axis, size * rng.uniform(0.05, 0.3), rng.uniform(0.1, 0.6))
+    for axis in ("yaw", "pitch", "roll"):
+        build.sine(axis, rng.uniform(0.02, 0.25), rng.uniform(0.1, 0.6))
+    _vibrate(build, pitch=(0.001, 9.0), yaw=(0.001, 11.0), roll=(0.002, 7.0))
+    fineness = math.exp(rng.uniform(math.log(0.3), math.log(2.0))) / size
+    if alone or walled or not floored:
+        away = size * rng.uniform(1.5, 2.5 if alone else 6)
+        build.add(PLANE, [away, 0, 0], [1, 1, 1], tilt=_aslant(rng, 0.9) @ _FACING["-x"], tiling=fineness)
+    if floored and not alone:
+        build.add(PLANE, [0, 0, -size * rng.uniform(0.5, 1.5)], [1, 1, 1], tiling=fineness)
+    count = 0 if alone else int(rng.integers(1, 30))
+    for kind in rng.choice([BOX, BOX, BOX, SPHERE, CYLINDER], count):
+        ahead = size * math.exp(rng.uniform(math.log(0.45), math.log(4)))
+        half = ahead * np.exp(rng.uniform(math.log(0.03), math.log(0.35), 3))
+        if kind == SPHERE:
+            half[:] = half[0]
+        elif kind == CYLINDER:
+            half[1] = half[0]
+        elif rng.random() < 0.4:
+            half[rng.integers(3)] = 0.01 * ahead  # a board
+        moves = rng.random() < 0.2
+        build.add(
+            int(kind), [ahead, *(ahead * rng.uniform(-0.8, 0.8, 2))], half, tilt=_aslant(rng, np.pi),
+            tiling=fineness * math.exp(rng.uniform(0, 1.5)), velocity=size * rng.normal(0, 0.3, 3) * moves,
+            yaw_rate=rng.normal(0, 1.0) * moves,
+        )  # fmt: skip
+    (_lamplight if walled else _daylight)(build)
+    return 0.25 * size
+
+
 Family = Callable[[SceneBuilder, float], float]
 """Fills a builder for a recording of so many seconds; returns how far all things stay away from the camera [m]."""
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"driving": driving, "hallway": hallway, "tabletop": tabletop, "flying": flying}
+    {"driving": driving, "hallway": hallway, "tabletop": tabletop, "flying": flying, "clutter": clutter}
 )
+
+MIXED = ("driving", "hallway", "tabletop", "flying")
+"""The families of `mixed`: those that are places."""
 
 
 def sample_scenes(
@@ -246,7 +290,7 @@ def sample_scenes(
     """Draw scenes.
 
     Args:
-        family: one of `FAMILIES`, or `mixed` for all of them in turn.
+        family: one of `FAMILIES`, or `mixed` for those of `MIXED` in turn.
         count: scenes B.
         seconds: how long the camera will move; the world is long enough for it.
         seed: equal seeds give equal scenes.
@@ -260,12 +304,11 @@ def sample_scenes(
         raise ValueError(f"family {family!r} is unknown; choose one of {', '.join(FAMILIES)}, mixed")
     if count < 1 or not 0 < seconds <= 3600 or textures < 1:
         raise ValueError(f"cannot make {count} scenes of {seconds} s with {textures} textures")
-    names = list(FAMILIES)
     out, clearances = [], []
     for b in range(count):
         rng = np.random.default_rng([seed, 2, b])
         build = SceneBuilder(rng, textures)
-        name = names[b % len(names)] if family == "mixed" else family
+        name = MIXED[b % len(MIXED)] if family == "mixed" else family
         clearances.append(FAMILIES[name](build, seconds))
         out.append(build)
     return clear_path(stack(out, device), seconds, torch.tensor(clearances, dtype=torch.float64, device=device))
@@ -275,6 +318,15 @@ def _vibrate(build: SceneBuilder, **channels: tuple[float, float]) -> None:
     """Shake channels with about the given amplitude and frequency [Hz]."""
     for name, (amplitude, hz) in channels.items():
         build.sine(name, amplitude * build.rng.uniform(0.3, 1.3), hz * build.rng.uniform(0.7, 1.3))
+
+
+def _aslant(rng: np.random.Generator, most: float) -> np.ndarray:
+    """A rotation by up to `most` [rad] about any axis: float64 [3, 3]."""
+    axis = rng.normal(size=3)
+    x, y, z = axis / np.linalg.norm(axis)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    angle = rng.uniform(0, most)
+    return np.asarray(np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross)
 
 
 def _daylight(build: SceneBuilder) -> None:

@@ -1,4 +1,4 @@
-"""What differs from sample to sample besides the scene: lens, sensor, light, textures and exposure."""
+"""What differs from sample to sample besides the scene: lens, sensor, light, textures, pace and exposure."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ _LIMITS: dict[str, Range] = {
     "light": (1e-4, 100),
     "contrast": (0, 4),
     "tiling": (0.05, 20),
+    "softness": (0.01, 20),
+    "pace": (0.05, 5),
     "exposure": (0.05, 20),
 }
-_BY_RATIO = {"threshold", "refractory_us", "bandwidth_hz", "light", "tiling", "exposure", "contrast"}
+_BY_RATIO = {
+    *("threshold", "refractory_us", "bandwidth_hz", "light", "contrast", "tiling", "softness", "pace", "exposure"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Randomisation:
         light: factor of all light; at a low one the sensor's dark current takes contrast away.
         contrast: factor of the textures' contrast.
         tiling: factor of the textures' fineness.
+        softness: of textures, see `SceneBatch`.
+        pace: factor of the speed of everything, camera and things.
         exposure: factor of the frame's brightness.
     """
 
@@ -66,6 +72,8 @@ class Randomisation:
     light: Range = (0.1, 1.5)
     contrast: Range = (0.5, 3.0)
     tiling: Range = (0.3, 2.0)
+    softness: Range = (0.1, 1.5)
+    pace: Range = (0.5, 2.0)
     exposure: Range = (0.6, 1.3)
 
     def __post_init__(self) -> None:
@@ -109,8 +117,10 @@ class Randomisation:
         )
 
     def scene(self, rng: np.random.Generator, scene: SceneBatch) -> SceneBatch:
-        """Another light and other textures for a batch of one."""
+        """Another light, other textures and another pace for a batch of one."""
         light, contrast, tiling = (self._draw(rng, name) for name in ("light", "contrast", "tiling"))
+        softness, pace = self._draw(rng, "softness"), self._draw(rng, "pace")
+        path = scene.path
         return dataclasses.replace(
             scene,
             ambient=scene.ambient * light,
@@ -118,6 +128,11 @@ class Randomisation:
             sky=scene.sky * light,
             contrast=scene.contrast * contrast,
             tiling=scene.tiling * tiling,
+            softness=scene.softness * softness,
+            velocity=scene.velocity * pace,
+            swing_hz=scene.swing_hz * pace,
+            yaw_rate=scene.yaw_rate * pace,
+            path=dataclasses.replace(path, rate=path.rate * pace, hz=path.hz * pace),
         )
 
     def exposed(self, rng: np.random.Generator) -> float:

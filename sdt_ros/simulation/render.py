@@ -287,7 +287,8 @@ def _materials(
     outward[..., 2] = torch.where(tube, 0.7 * outward[..., 2], outward[..., 2])
     gain = 1 + scene.flicker[index] * torch.sin(2 * torch.pi * scene.flicker_hz[index] * t + scene.flicker_phase[index])
     light = torch.einsum("vnji,vj->vni", object_rotation, scene.light[index] * (scene.diffuse[index] * gain)[:, None])
-    texel = scene.tiling[index] * SIZE / camera.fx
+    footprint = scene.softness[index] * SIZE / camera.fx
+    texel = scene.tiling[index] * footprint[:, None]
     columns = [
         *turn.flatten(2).unbind(-1),  # 0 to 8
         *origin.unbind(-1),  # 9 to 11
@@ -310,7 +311,7 @@ def _materials(
     sky[:9, :, 0] = rotation.flatten(1).T
     sky[12:15] = 1.0
     sky[24] = 1.0
-    sky[25] = 0.3 * SIZE / camera.fx
+    sky[25, :, 0] = 0.3 * footprint
     sky[26, :, 0] = (scene.sky_texture[index] * TEXELS).double()
     sky[27] = 0.3
     sky[30] = 0.15

@@ -45,6 +45,8 @@ class SceneBatch:
         flicker_phase: float64 [B].
         sky_texture: int64 [B], of directions that meet nothing.
         sky: float64 [B], mean brightness of the sky.
+        softness: float64 [B], over how many footprints of a pixel textures are averaged: 1 as a good renderer does;
+            below it far textures flicker, as those of renderers without mip maps.
         path: of the cameras.
     """
 
@@ -70,6 +72,7 @@ class SceneBatch:
     flicker_phase: Tensor
     sky_texture: Tensor
     sky: Tensor
+    softness: Tensor
     path: PathBatch
 
     def object_pose(self, index: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +99,9 @@ _OBJECT_FIELDS = [
     *("kind", "centre", "rotation", "half", "velocity", "swing", "swing_hz", "swing_phase", "yaw_rate"),
     *("texture", "tiling", "shift", "albedo", "contrast"),
 ]
-_LIGHT_FIELDS = ["light", "ambient", "diffuse", "flicker", "flicker_hz", "flicker_phase", "sky_texture", "sky"]
+_LIGHT_FIELDS = [
+    *("light", "ambient", "diffuse", "flicker", "flicker_hz", "flicker_phase", "sky_texture", "sky", "softness"),
+]
 _MOST_SINES = 4
 
 
@@ -183,6 +188,7 @@ class SceneBuilder:
             "flicker_phase": np.array(self.rng.uniform(0, 2 * np.pi)),
             "sky_texture": np.array(self.rng.integers(0, self.textures)),
             "sky": np.array(sky),
+            "softness": np.array(1.0),
         }
 
     def joined(self) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdt_ros.simulation.camera import CAMERAS, Camera
 from sdt_ros.simulation.compiled import CompiledRenderer, Eye, in_threads, pack, plan, table_of
-from sdt_ros.simulation.families import FAMILIES, sample_scenes
+from sdt_ros.simulation.families import MIXED, sample_scenes
 from sdt_ros.simulation.randomise import Randomisation
 from sdt_ros.simulation.render import Renderer, Views
 from sdt_ros.simulation.scenes import SceneBatch, pick
@@ -240,7 +240,8 @@ class Simulator:
         config = self.config
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
         seconds = (round(config.settle_ms * 1000) + round(config.window_ms * 1000)) * 1e-6
-        scene = sample_scenes(config.family, batch, seconds, seed, self.atlas.count, self.device)
+        longest = 1.0 if config.randomisation is None else config.randomisation.pace[1]
+        scene = sample_scenes(config.family, batch, seconds * max(1.0, longest), seed, self.atlas.count, self.device)
         cameras, sensors, gains = [config.camera] * batch, [config.sensor] * batch, [1.0] * batch
         scenes = [scene]
         if config.randomisation is not None:
@@ -251,7 +252,7 @@ class Simulator:
                 sensors[b] = config.randomisation.sensor(rng)
                 scenes.append(config.randomisation.scene(rng, pick(scene, [b])))
                 gains[b] = config.randomisation.exposed(rng)
-        names = list(FAMILIES) if config.family == "mixed" else [config.family]
+        names = MIXED if config.family == "mixed" else (config.family,)
         families = [names[b % len(names)] for b in range(batch)]
         return Draw(scenes, cameras, sensors, gains, families, seed)
 

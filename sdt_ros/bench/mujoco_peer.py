@@ -11,6 +11,7 @@ import math
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,9 @@ def find_platform() -> tuple[str | None, str]:
             reasons.append(f"{name}: no answer in 120 s")
             continue
         if ran.returncode == 0:
+            # Triton has an LLVM of its own, and crashes when it is loaded behind the one of Mesa's software renderer.
+            with suppress(ImportError):
+                importlib.import_module("triton")
             return name, ""
         lines = ran.stderr.strip().splitlines()
         reasons.append(f"{name}: {lines[-1] if lines else f'exit code {ran.returncode}'}")

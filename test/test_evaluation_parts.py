@@ -15,13 +15,14 @@ from sdt_ros.bags import BagError, BagWriter, open_bag, parse_event_packet
 from sdt_ros.evaluation import EvaluationError, Protocol, protocols
 from sdt_ros.evaluation.floors import Floors
 from sdt_ros.evaluation.probes import PROBES
-from sdt_ros.evaluation.run import evaluate, shrink
+from sdt_ros.evaluation.run import evaluate
 from sdt_ros.evaluation.score import Scorer
 from sdt_ros.evaluation.source import DatasetSource
 from sdt_ros.evaluation.spool import Spool
 from sdt_ros.evaluation.truth import Truth, nearest, onto, read_truth
 from sdt_ros.evaluation.windows import StampedWindow, StampedWindows
 from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
+from sdt_ros.events.reduce import reduce_spikes
 from sdt_ros.simulation.patterns import EVENTS_TOPIC, START_NS
 
 ANY = protocols["none"]
@@ -194,7 +195,7 @@ def test_shrunken_spikes_are_those_that_the_node_bins(size: tuple[int, int]):
     binned = np.zeros((2, 2, *size), np.uint8)
     t, p, y, x = np.nonzero(spikes)
     binned[t, p, y * size[0] // 96, x * size[1] // 128] = 1
-    np.testing.assert_array_equal(shrink(spikes, *size), binned)
+    np.testing.assert_array_equal(reduce_spikes(spikes, *size), binned)
 
 
 # --- arrays on disk ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from sdt_ros.events.reduce import reduce_spikes, reduced_size
 from sdt_ros.network import (
     Card,
     CheckpointError,
@@ -53,6 +54,20 @@ def test_the_same_window_gives_the_same_depth() -> None:
     first(synthetic_events(4, 50, 60, seed=9)[0].numpy())
     assert np.array_equal(first(SPIKES), expected)
     assert np.array_equal(second(torch.from_numpy(SPIKES)), expected)
+
+
+@pytest.mark.parametrize("size", [(70, 90), (71, 89)])
+def test_a_window_of_the_whole_sensor_is_reduced_as_the_stream_reduces_it(size: tuple[int, int]) -> None:
+    """What `EventStream` bins for the node and what anybody else gives are one and the same."""
+    whole = synthetic_events(4, *size)[0].numpy()
+    seen = reduce_spikes(whole, *reduced_size(*size, 0.5))
+    subject = estimator(input_scale=0.5)
+    expected = estimator()(seen, output_size=size)
+    assert expected.shape == size
+    np.testing.assert_array_equal(subject(whole), expected)
+    np.testing.assert_array_equal(subject(torch.from_numpy(whole)), expected)
+    np.testing.assert_array_equal(subject(seen, output_size=size), expected)
+    np.testing.assert_array_equal(subject.measured(whole)[0], expected)
 
 
 def test_other_output_sizes_interpolate_in_log_depth() -> None:

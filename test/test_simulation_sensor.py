@@ -221,10 +221,10 @@ def test_samples_equal_the_windows_of_a_camera():
     """The batched way, frames of different number and all, gives what one camera alone gives."""
     config = SimulatorConfig("mixed", TINY, SensorConfig.ideal(), window_ms=30, settle_ms=5)
     simulator = Simulator(config, seed=7, atlas=build_atlas(0, 4))
-    sample = simulator.sample(4, 3)
+    sample = simulator.sample(4, 8)
     assert sample.spikes.shape == (4, 4, 2, 30, 40)
     assert len(set(sample.frames)) > 1
-    seed = int(np.random.SeedSequence([7, 3]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    seed = int(np.random.SeedSequence([7, 8]).generate_state(1, np.uint64)[0] >> np.uint64(1))
     scene = sample_scenes("mixed", 4, 0.035, seed, 4)
     last = Renderer(TINY).render(scene, torch.arange(4), torch.full((4,), 0.035, dtype=torch.float64), False)
     assert torch.allclose(sample.depth[:, 0].nan_to_num(math.inf), last.depth, rtol=1e-5)

@@ -14,6 +14,7 @@ from sdt_ros.evaluation.probes import Prober
 from sdt_ros.evaluation.score import Scorer
 from sdt_ros.evaluation.source import Source
 from sdt_ros.evaluation.truth import onto
+from sdt_ros.events.reduce import reduce_spikes, reduced_size
 from sdt_ros.network import EnergyReport
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.smoothing import DepthSmoother
@@ -85,18 +86,8 @@ class EstimatorNetwork:
 
     def _input(self, spikes: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
         height, width = spikes.shape[2:]
-        scale = self._estimator.card.input_scale
-        return shrink(spikes, max(1, round(height * scale)), max(1, round(width * scale))), (height, width)
-
-
-def shrink(spikes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Spikes [T, P, H, W] on a smaller grid: a cell is 1 where any pixel is that the node would count to it."""
-    for axis, size in ((2, height), (3, width)):
-        full = spikes.shape[axis]
-        if size != full:
-            starts = -(-np.arange(size) * full // size)  # the first row whose number times size / full reaches the cell
-            spikes = np.maximum.reduceat(spikes, starts, axis)
-    return spikes
+        smaller = reduced_size(height, width, self._estimator.card.input_scale)
+        return reduce_spikes(spikes, *smaller), (height, width)
 
 
 def evaluate(

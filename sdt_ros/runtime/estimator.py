@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from sdt_ros.events.reduce import reduce_spikes, reduced_size
 from sdt_ros.lens import depth_factor
 from sdt_ros.network import (
     Card,
@@ -162,8 +163,10 @@ class DepthEstimator:
         """Estimates depth.
 
         Args:
-            spikes: one window [T, 2, H, W] uint8 in {0, 1}, oldest bin first; polarity 0 is OFF, 1 is ON.
-            output_size: (height, width) of the result where it is not H, W; interpolated in log depth.
+            spikes: one window [T, 2, H, W] uint8 in {0, 1} of the whole sensor, oldest bin first; polarity 0 is OFF, 1
+                is ON. It is reduced here to what the network sees of it, by `card.input_scale`.
+            output_size: (H, W) of the sensor where `spikes` are already on the grid that the network sees, as
+                `EventStream` bins them; the result is interpolated to it in log depth.
             focal_px: focal length of the camera in pixels of the result; where it is None and the weights ask for it
                 (`card.focal_px`), a usual lens is assumed, see `sdt_ros.lens`.
 
@@ -175,7 +178,7 @@ class DepthEstimator:
             ValueError: shape, dtype or values of `spikes` are others.
             DeviceLost: the GPU ran out of memory or stopped working, and `on_device_error` is "raise".
         """
-        checked = self._checked(spikes)
+        checked, output_size = self._seen(self._checked(spikes), output_size)
         try:
             with device_errors():
                 return self._to_metres(self._runtime(checked), output_size, focal_px)
@@ -191,7 +194,7 @@ class DepthEstimator:
         Returns:
             Depth as a call gives it; firing rates and energy by layer.
         """
-        checked = self._checked(spikes)
+        checked, output_size = self._seen(self._checked(spikes), output_size)
         try:
             with device_errors():
                 log_depth, report = self._runtime.measured(checked)
@@ -217,16 +220,16 @@ class DepthEstimator:
         A network that answers synthetic events with one constant depth is broken; that is logged as a warning.
 
         Args:
-            height: rows of the windows [px].
-            width: columns of the windows [px].
+            height: rows that the network sees [px].
+            width: columns that the network sees [px].
             budget_ms: on the CPU, leave torch in this thread the fewest threads with which a window is done in so
                 long; None leaves the number as it is.
         """
         spikes = synthetic_events(self.bins, height, width, self.card.network.polarities)[0]
-        depth = self(spikes)
+        depth = self(spikes, (height, width))
         self._runtime.warm_up(spikes)
         if budget_ms is not None and self._device.type == "cpu":
-            fewest_threads(lambda: self(spikes), budget_ms, ALL_THREADS)
+            fewest_threads(lambda: self(spikes, (height, width)), budget_ms, ALL_THREADS)
         if not np.ptp(depth) > 0:  # true for NaN too
             _log.warning("depth is %s m everywhere on synthetic events: the weights are broken", depth.flat[0])
 
@@ -271,6 +274,14 @@ class DepthEstimator:
         if (largest := int(tensor.max())) > 1:
             raise ValueError(f"spikes hold the value {largest}, expected 0 and 1 only: clip counts before")
         return tensor
+
+    def _seen(self, spikes: Tensor, output_size: tuple[int, int] | None) -> tuple[Tensor, tuple[int, int] | None]:
+        """What the network sees of a window, and the size of the result."""
+        height, width = spikes.shape[-2:]
+        smaller = reduced_size(height, width, self.card.input_scale)
+        if output_size is not None or smaller == (height, width):
+            return spikes, output_size
+        return torch.from_numpy(reduce_spikes(spikes.cpu().numpy(), *smaller)), (height, width)
 
     def _to_metres(self, log_depth: Tensor, output_size: tuple[int, int] | None, focal_px: float | None) -> Depth:
         height, width = log_depth.shape[-2:]

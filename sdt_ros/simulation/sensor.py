@@ -18,7 +18,7 @@ from sdt_ros.events import EVENT_DTYPE
 
 _NEVER_US = -(1 << 60)
 
-LATELY = 0.4
+LATELY = 0.7
 """How far [thresholds] pixels are spread against their trend when a sensor starts: chosen so that all bins of a window
 are about equally full (without a trend the first held half as many events as the others, with 0 a third more)."""
 

@@ -297,11 +297,11 @@ def flying(build: SceneBuilder, seconds: float) -> float:
 def clutter(build: SceneBuilder, seconds: float) -> float:
     """No place at all: things of any kind and size at any angle before a wall, over a floor, or both.
 
-    One in six is a wall alone. The camera swings freely, and all lengths follow one that is 0.4 to 15 m. It is there to
+    One in six is a wall alone. The camera swings freely, and all lengths follow one that is 0.3 to 6 m. It is there to
     train on, for scenes of others that are none of the places above.
     """
     rng = build.rng
-    size = math.exp(rng.uniform(math.log(0.4), math.log(15)))  # of all that follows
+    size = math.exp(rng.uniform(math.log(0.3), math.log(6)))  # of all that follows
     alone, floored, walled = rng.random() < 1 / 6, rng.random() < 0.5, rng.random() < 0.75
     build.start(roll=rng.normal(0, 0.15))
     for axis in "xyz":  # at most 0.3 of the size aside, so that no plane is crossed

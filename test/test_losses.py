@@ -13,6 +13,7 @@ from sdt_distill.losses.depth import (
     far_weight_log,
     gradient_matching,
     log_residual,
+    relative_error,
     scale_invariant,
 )
 from sdt_distill.losses.features import feature_distance, pick_cells, similarity_distance
@@ -85,6 +86,19 @@ def test_residual_is_the_log_ratio_of_metres():
     assert valid.flatten().tolist() == [True, True, True, False, False, False, True]
     expected = [math.log(2), math.log(0.5), 0, 0, 0, 0, math.log(0.5)]  # 1000 m counts as the range's 100 m
     torch.testing.assert_close(residual, image([expected]))
+
+
+def test_relative_error_by_hand():
+    """Abs Rel up to 4.5 times the truth, its tangent beyond; no weight, no cost."""
+    residual = torch.tensor([2.0, 0.5, 1.0]).log().reshape(1, 1, 1, 3)
+    assert relative_error(residual, torch.ones_like(residual)).item() == pytest.approx((1.0 + 0.5 + 0.0) / 3)
+    assert relative_error(residual, torch.tensor([0.0, 1, 0]).reshape(1, 1, 1, 3)).item() == pytest.approx(0.5)
+    assert relative_error(residual, torch.zeros_like(residual)).item() == 0
+    far = torch.full((1, 1, 1, 1), 3.5, requires_grad=True)
+    cost = relative_error(far, torch.ones(1, 1, 1, 1))
+    cost.backward()
+    assert far.grad.item() == pytest.approx(math.exp(1.5))
+    assert cost.item() == pytest.approx(math.expm1(1.5) + 2 * math.exp(1.5))
 
 
 def test_scale_invariant_by_hand():
@@ -320,9 +334,9 @@ def test_gradients_through_the_whole_loss_in_float64():
 
 
 def test_total_is_the_weighted_sum_of_the_parts():
-    config = LossConfig(2.0, 3.0, 5.0, 7.0, 11.0, 13.0, pairs=(("blocks.0", "last"),))
+    config = LossConfig(2.0, 17.0, 3.0, 5.0, 7.0, 11.0, 13.0, pairs=(("blocks.0", "last"),))
     result = full_loss(config)(**batch())
-    assert set(result.parts) == {"depth", "gradient", "feature", "similarity", "proxy", "rate"}
+    assert set(result.parts) == {"depth", "relative", "gradient", "feature", "similarity", "proxy", "rate"}
     assert all(part > 0 and not part.requires_grad for part in result.parts.values())
     expected = sum(getattr(config, key) * part for key, part in result.parts.items())
     torch.testing.assert_close(result.total.detach(), expected)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WEIGHTS = ("depth", "gradient", "feature", "similarity", "proxy", "rate")
+WEIGHTS = ("depth", "relative", "gradient", "feature", "similarity", "proxy", "rate")
 FAR_MODES = ("none", "log", "bands")
 
 
@@ -20,6 +20,7 @@ class LossConfig:
 
     Attributes:
         depth: weight of the scale-invariant log depth loss.
+        relative: weight of the relative error, which favours the nearer guess where scale cannot be told.
         gradient: weight of the multi-scale gradient matching.
         feature: weight of the feature perceptual loss on `pairs`.
         similarity: weight of the similarity-map distillation on `pairs`.
@@ -42,6 +43,7 @@ class LossConfig:
     """
 
     depth: float = 10.0
+    relative: float = 0.0
     gradient: float = 0.5
     feature: float = 0.0
     similarity: float = 0.0

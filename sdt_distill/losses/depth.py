@@ -7,6 +7,7 @@ costs 0 and counts as a frame.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -58,6 +59,30 @@ def scale_invariant(residual: Tensor, weight: Tensor, si_lambda: float, root: bo
     mean = (weight * residual).sum(1) / total
     frames = square - si_lambda * mean.square()
     return (frames + _SMALLEST).sqrt().mean() if root else frames.mean()
+
+
+_KNEE = 1.5  # residual above which the relative error goes on along its tangent, so that no frame's slope outgrows 4.5
+
+
+def relative_error(residual: Tensor, weight: Tensor) -> Tensor:
+    """Mean of |estimate / truth - 1|, the Abs Rel that depth is scored by; far too large estimates count linearly.
+
+    Where the scale of a scene cannot be told it favours the nearer guess: too far by a factor of four costs 3, too near
+    by as much costs 3/4.
+
+    Args:
+        residual: ln(estimate / truth) [B, 1, H, W], finite everywhere.
+        weight: weight of each pixel [B, 1, H, W], at least 0; 0 where truth is unknown.
+
+    Returns:
+        The loss, a scalar.
+    """
+    weight = weight.to(residual.dtype).flatten(1)  # [B, N]
+    residual = residual.flatten(1)
+    total = weight.sum(1).clamp_min(torch.finfo(residual.dtype).tiny)
+    beyond = (residual - _KNEE).clamp_min(0)
+    error = torch.expm1(residual.clamp_max(_KNEE)).abs() + math.exp(_KNEE) * beyond
+    return ((weight * error).sum(1) / total).mean()
 
 
 def gradient_matching(residual: Tensor, valid: Tensor, scales: int) -> Tensor:

@@ -15,6 +15,7 @@ from sdt_distill.losses.depth import (
     far_weight_log,
     gradient_matching,
     log_residual,
+    relative_error,
     scale_invariant,
 )
 from sdt_distill.losses.features import feature_distance, similarity_distance
@@ -103,11 +104,13 @@ class DistillationLoss(nn.Module):
         parts: dict[str, Tensor] = {}
         with torch.autocast(log_depth.device.type, enabled=False):
             log_depth = _full(log_depth)
-            if config.depth or config.gradient:
+            if config.depth or config.relative or config.gradient:
                 residual, valid = log_residual(log_depth, _full(depth_m), depth_range)
                 if config.depth:
                     weight = self._pixel_weights(_full(depth_m), valid, depth_range)
                     parts["depth"] = scale_invariant(residual, weight, config.si_lambda, config.root)
+                if config.relative:
+                    parts["relative"] = relative_error(residual, valid)
                 if config.gradient:
                     parts["gradient"] = gradient_matching(residual, valid, config.gradient_scales)
             if config.feature or config.similarity:

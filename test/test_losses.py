@@ -442,7 +442,7 @@ def test_projection_learns_to_read_the_teacher():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lambda": 0.5}, "unknown loss key 'lambda'; known keys: depth, gradient"),
+        ({"lambda": 0.5}, "unknown loss key 'lambda'; known keys: depth, relative, gradient"),
         ({"depth": -1}, "'depth' is -1"),
         ({"depth": NAN}, "'depth' is nan"),
         ({"depth": 0, "gradient": 0}, "every loss has weight 0"),

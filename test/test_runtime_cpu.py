@@ -261,8 +261,8 @@ def test_int8_convolutions_round_weights_and_nothing_else(channels: tuple[int, i
 def test_rates_and_scores_on_held_out_simulated_scenes(weights: str, runtime: str) -> None:
     """Firing rates within 1 %, Abs Rel within 2 % (int8) or 0.5 %, for trained weights.
 
-    The mean over 32 windows is uncertain by 2 % itself with int8, which takes 96; and a window that is read as another
-    kind of scene altogether, by either side, would decide alone (docs/performance.md).
+    The mean over 32 windows is uncertain by 2 % itself with int8, which takes 96; and a window that one side reads as
+    another kind of scene altogether, one in twenty at most, would decide alone (docs/performance.md).
     """
     samples = 96 if (weights, runtime) == ("sdt_tiny", "cpu_int8") else SCENES["samples"]
     eager, fast = (
@@ -270,21 +270,22 @@ def test_rates_and_scores_on_held_out_simulated_scenes(weights: str, runtime: st
     )
     rates: dict[str, list[list[float]]] = {"eager": [], "fast": []}
     errors: dict[str, list[float]] = {"eager": [], "fast": []}
+    medians: dict[str, list[float]] = {"eager": [], "fast": []}
     for sample in SimulatedDataset(SimulatedConfig.from_dict({**SCENES, "samples": samples})):
         known = np.isfinite(sample.depth)
         for name, estimator in (("eager", eager), ("fast", fast)):
             depth, report = estimator.measured(sample.spikes, sample.depth.shape)  # as it is seen already
             rates[name].append(list(report.firing_rates.values()))
             errors[name].append(float(np.mean(np.abs(depth - sample.depth)[known] / sample.depth[known])))
+            medians[name].append(float(np.median(depth)))
     exact, ours = (np.mean(rates[name], axis=0) for name in ("eager", "fast"))
     assert np.abs(ours - exact).max() < 0.01
     assert abs(ours.mean() / exact.mean() - 1) < 0.01
     if weights == "sdt_small" and runtime == "cpu_int8":
         return  # not trained to its end: 3 % on these samples, less on more (docs/lab_notebook.md)
-    both = np.array([errors["eager"], errors["fast"]])
-    read = (both < 1).all(0)
-    assert read.mean() > 0.95
-    before, after = both[:, read].mean(1)
+    alike = np.abs(np.log(np.divide(medians["eager"], medians["fast"]))) < np.log(1.25)
+    assert alike.mean() > 0.95
+    before, after = np.array([errors["eager"], errors["fast"]])[:, alike].mean(1)
     relative = abs(after / before - 1)
     assert relative < (0.02 if runtime == "cpu_int8" else 0.005)
 

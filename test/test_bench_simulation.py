@@ -116,14 +116,17 @@ def test_the_peer_sees_what_we_see(family):
         pytest.skip(why)
     config = SimulatorConfig(family=family, camera=simulation.lens(64, 48))
     simulator = Simulator(config, 3)
-    sample = simulator.sample(1, 1)
-    (scene,) = simulator.draw(1, 1).scenes
-    peer = MujocoPeer(platform, scene, 0, config.camera, simulator.atlas, np.array([0, 26_000, 52_000]), 2000, 4)
-    seen = peer.sample(config.sensor)
-    peer.close()
-    ours, near = sample.depth[0, 0].numpy(), (sample.depth[0, 0] < 60).numpy()
-    assert near.mean() > 0.3 and np.median(np.abs(seen.depth[near] / ours[near] - 1)) < 5e-3
-    frame, picture = sample.frame[0, 0].numpy(), seen.frame[..., 0] / 255.0
-    alike, mirrored = (np.corrcoef(view[near], picture[near])[0, 1] for view in (frame, frame[:, ::-1]))
-    assert alike > 0.3 and alike > mirrored + 0.3  # their faces carry other parts of the same textures
-    assert seen.spikes.any() and torch.is_tensor(sample.spikes)
+    likeness = []
+    for number in (2, 3, 4):
+        sample = simulator.sample(1, number)
+        (scene,) = simulator.draw(1, number).scenes
+        peer = MujocoPeer(platform, scene, 0, config.camera, simulator.atlas, np.array([0, 26_000, 52_000]), 2000, 4)
+        seen = peer.sample(config.sensor)
+        peer.close()
+        ours, near = sample.depth[0, 0].numpy(), (sample.depth[0, 0] < 60).numpy()
+        assert near.mean() > 0.3 and np.median(np.abs(seen.depth[near] / ours[near] - 1)) < 5e-3
+        frame, picture = sample.frame[0, 0].numpy(), seen.frame[..., 0] / 255.0
+        likeness.append([np.corrcoef(view[near], picture[near])[0, 1] for view in (frame, frame[:, ::-1])])
+        assert seen.spikes.any() and torch.is_tensor(sample.spikes)
+    alike, mirrored = np.mean(likeness, 0)
+    assert alike > 0.5 and alike > mirrored + 0.3  # their faces carry other parts of the same textures

@@ -49,7 +49,7 @@ def test_learns_and_the_node_loads_it(banks, tmp_path):
     assert outcome.finished and outcome.step == 40
     curve = losses(tmp_path)
     assert len(curve) == 40
-    assert np.mean(curve[-8:]) < 0.7 * np.mean(curve[:4])
+    assert np.mean(curve[-8:]) < 0.8 * np.mean(curve[:4])
     estimator = DepthEstimator.from_checkpoint(tmp_path / "best.safetensors", device="cpu")
     assert estimator.card.steps == 40 and estimator.card.input_scale == 0.25
     assert estimator.card.scores["validation"]["rmse_log"] == pytest.approx(outcome.scores.mean["rmse_log"])

@@ -24,6 +24,7 @@ from sdt_ros.evaluation.run import EstimatorNetwork
 from sdt_ros.evaluation.run import evaluate as run_windows
 from sdt_ros.evaluation.score import Scorer, Scores
 from sdt_ros.evaluation.source import Source
+from sdt_ros.events.reduce import reduce_spikes, reduced_size
 from sdt_ros.lens import depth_factor
 from sdt_ros.network import EnergyRecorder, EnergyReport
 from sdt_ros.runtime import DepthEstimator
@@ -73,19 +74,20 @@ class NetworkEstimator:
     def __call__(
         self, spikes: np.ndarray, output_size: tuple[int, int] | None = None, focal_px: float | None = None
     ) -> np.ndarray:
-        """Depth float32 [H, W] metres of spikes uint8 [T, P, h, w], interpolated in log depth to (H, W).
-
-        `focal_px` is the camera's focal length in pixels of the result; see `DepthEstimator`.
+        """Depth float32 [H, W] metres of a window; arguments as those of `DepthEstimator`, spikes in numpy.
 
         Raises:
             ValueError: the network does not take spikes of this shape.
         """
+        if output_size is None:
+            output_size = (spikes.shape[-2], spikes.shape[-1])
+            spikes = reduce_spikes(spikes, *reduced_size(*output_size, self.card.input_scale))
         with torch.inference_mode():
             window = torch.from_numpy(np.ascontiguousarray(spikes))[None].to(self._device)
             log_depth = self._network(window)
             height, width = log_depth.shape[-2:]
             factor = depth_factor(self.card.focal_px, focal_px, (height, width), output_size)
-            if output_size is not None and tuple(output_size) != tuple(log_depth.shape[-2:]):
+            if tuple(output_size) != (height, width):
                 log_depth = functional.interpolate(log_depth, size=output_size, mode="bilinear", align_corners=False)
             metres: np.ndarray = self.card.depth_range.to_metres(log_depth)[0, 0].cpu().numpy()
         return metres * np.float32(factor)

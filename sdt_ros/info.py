@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from sdt_ros.events.reduce import reduced_size
 from sdt_ros.network import (
     Card,
     EnergyRecorder,
@@ -88,7 +89,8 @@ def _windows(args: argparse.Namespace, card: Card) -> tuple[str, Iterator[NDArra
     """The input in words, and its windows [T, 2, H, W]."""
     if args.windows < 1:
         raise ValueError(f"--windows is {args.windows}, expected at least 1")
-    width, height = (max(1, round(side * card.input_scale)) for side in args.size)
+    width, height = args.size
+    height, width = reduced_size(height, width, card.input_scale)
     source: str | None = args.input
     if source is None:  # shapes alone are wanted, and which inputs are spikes
         probe = synthetic_events(card.bins, height, width, card.network.polarities, args.seed)

@@ -14,6 +14,7 @@ from sdt_ros.calibration import CalibrationSource
 from sdt_ros.diagnostics import Counts
 from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
 from sdt_ros.events.encodings import CODECS
+from sdt_ros.events.reduce import reduced_size
 from sdt_ros.hot_pixels import HotPixels
 from sdt_ros.inference import InferenceThread
 from sdt_ros.load import DecodeCost, Shedding
@@ -106,9 +107,7 @@ class Pipeline:
     def _get_ready(self) -> None:
         """Run the network at the camera's size, or the likely one, and choose the number of its threads."""
         if self._warmed_size is None:
-            scale = self.estimator.card.input_scale
-            height, width = (max(1, round(side * scale)) for side in self._likely_size)
-            self._warmed_size = height, width
+            self._warmed_size = reduced_size(*self._likely_size, self.estimator.card.input_scale)
         self.network_ms, self._more_threads = 0.0, MoreThreads()
         self.estimator.warm_up(*self._warmed_size, budget_ms=self._budget_ms())
         self.runtime = self.estimator.describe()

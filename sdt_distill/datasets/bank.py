@@ -284,8 +284,6 @@ def _identity(config: SimulatedConfig, shard: int) -> dict[str, Any]:
     """All that decides what a bank's samples are: not their number, nor where the photographs lie."""
     identity = config.to_dict()
     del identity["samples"]
-    if config.renderer == RENDERERS[0]:
-        del identity["renderer"]  # banks of the time before have none
     identity["photographs"] = sorted(f"{path.name}:{path.stat().st_size}" for path in config.photograph_files())
     return {**identity, "shard": shard}
 

@@ -36,7 +36,7 @@ def add_simulate(commands: Any) -> None:
         "--photographs", type=Path, nargs="+", default=[], metavar="DIR",
         help="folders of photographs to take textures from too; files are shared out among the splits",
     )  # fmt: skip
-    add("--randomise", action="store_true", help="draw lens, sensor, light and contrast anew for each sample")
+    add("--randomise", action="store_true", help="draw lens, sensor, light, textures and pace anew for each sample")
     add(
         "--renderer",
         default="sdt",

@@ -52,11 +52,7 @@ def scale_invariant(residual: Tensor, weight: Tensor, si_lambda: float, root: bo
     Returns:
         The loss, a scalar.
     """
-    weight = weight.to(residual.dtype).flatten(1)  # [B, N]
-    residual = residual.flatten(1)
-    total = weight.sum(1).clamp_min(torch.finfo(residual.dtype).tiny)
-    square = (weight * residual.square()).sum(1) / total
-    mean = (weight * residual).sum(1) / total
+    square, mean = _frame_mean(residual.square(), weight), _frame_mean(residual, weight)
     frames = square - si_lambda * mean.square()
     return (frames + _SMALLEST).sqrt().mean() if root else frames.mean()
 
@@ -77,12 +73,15 @@ def relative_error(residual: Tensor, weight: Tensor) -> Tensor:
     Returns:
         The loss, a scalar.
     """
-    weight = weight.to(residual.dtype).flatten(1)  # [B, N]
-    residual = residual.flatten(1)
-    total = weight.sum(1).clamp_min(torch.finfo(residual.dtype).tiny)
     beyond = (residual - _KNEE).clamp_min(0)
-    error = torch.expm1(residual.clamp_max(_KNEE)).abs() + math.exp(_KNEE) * beyond
-    return ((weight * error).sum(1) / total).mean()
+    return _frame_mean(torch.expm1(residual.clamp_max(_KNEE)).abs() + math.exp(_KNEE) * beyond, weight).mean()
+
+
+def _frame_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of each frame's pixels: [B]; 0 for a frame without weight."""
+    weight = weight.to(values.dtype)
+    total = weight.flatten(1).sum(1).clamp_min(torch.finfo(values.dtype).tiny)
+    return (weight * values).flatten(1).sum(1) / total
 
 
 def gradient_matching(residual: Tensor, valid: Tensor, scales: int) -> Tensor:

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from sdt_distill.datasets import DatasetError, Sample
+from sdt_ros.events.reduce import reduced_size
 from sdt_ros.lens import depth_factor, focal_length
 
-from .cells import resize_frame, resize_nearest, resize_spikes, scaled_size
+from .cells import resize_frame, resize_nearest, resize_spikes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,7 @@ def make_item(sample: Sample, key: str, number: int, fit: Fit) -> Item:
     spikes = torch.from_numpy(np.ascontiguousarray(sample.spikes))  # [T, P, H, W]
     depth = torch.from_numpy(np.ascontiguousarray(sample.depth, dtype=np.float32))[None]  # [1, H, W]
     frame = None if sample.frame is None else _frame_tensor(sample.frame)
-    size = scaled_size(spikes.shape[-2], spikes.shape[-1], fit.scale)
+    size = reduced_size(spikes.shape[-2], spikes.shape[-1], fit.scale)
     if fit.size is not None and fit.mode == "resize":
         size = fit.size
     if fit.focal_px is not None:

@@ -30,11 +30,6 @@ def resize_frame(frame: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(frame, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """The size that the node gives the spikes of a sensor at an input scale."""
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
 def centres(old: int, new: int, device: torch.device | str) -> Tensor:
     """Index int64 [new] of the pixel at the centre of each cell."""
     return ((torch.arange(new, device=device) * 2 + 1) * old // (2 * new)).clamp_(max=old - 1)

@@ -14,7 +14,6 @@ from sdt_ros.evaluation.probes import Prober
 from sdt_ros.evaluation.score import Scorer
 from sdt_ros.evaluation.source import Source
 from sdt_ros.evaluation.truth import onto
-from sdt_ros.events.reduce import reduce_spikes, reduced_size
 from sdt_ros.network import EnergyReport
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.smoothing import DepthSmoother
@@ -67,7 +66,7 @@ class Work:
 
 
 class EstimatorNetwork:
-    """A `DepthEstimator` that takes spikes of the sensor's size, whatever size its network sees.
+    """A `DepthEstimator` as the evaluation calls it: `Predict` and `Measure`.
 
     Args:
         estimator: the estimator.
@@ -78,16 +77,11 @@ class EstimatorNetwork:
 
     def __call__(self, spikes: np.ndarray, focal_px: float | None = None) -> np.ndarray:
         """Depth [H, W] metres of spikes uint8 [T, P, H, W] from a camera of a focal length [px]."""
-        return self._estimator(*self._input(spikes), focal_px)
+        return self._estimator(spikes, None, focal_px)
 
     def measured(self, spikes: np.ndarray, focal_px: float | None = None) -> tuple[np.ndarray, EnergyReport]:
         """The same, and what the window cost; slower."""
-        return self._estimator.measured(*self._input(spikes), focal_px)
-
-    def _input(self, spikes: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-        height, width = spikes.shape[2:]
-        smaller = reduced_size(height, width, self._estimator.card.input_scale)
-        return reduce_spikes(spikes, *smaller), (height, width)
+        return self._estimator.measured(spikes, None, focal_px)
 
 
 def evaluate(

@@ -12,6 +12,7 @@ from sdt_ros.compiled import njit
 from sdt_ros.events import EVENT_DTYPE, EventPacket, SensorClock
 from sdt_ros.events.codecs import state as s
 from sdt_ros.events.decoder import ByteStream
+from sdt_ros.events.reduce import reduced_size
 from sdt_ros.events.sinks import EventSink
 from sdt_ros.events.stream import CLOCK_AHEAD_NS, CLOCK_BEHIND_NS
 
@@ -162,7 +163,7 @@ class StampedWindows:
         start = end - self._window_us
         edges = [start + j * self._window_us // self._bins for j in range(self._bins + 1)]
         height, width = self.sensor_size
-        rows, columns = (max(1, round(side * self._scale)) for side in (height, width))
+        rows, columns = reduced_size(height, width, self._scale)
         spikes = np.zeros((self._bins, 2, rows, columns), np.uint8)
         total = 0
         row = np.arange(height) * rows // height

@@ -12,6 +12,7 @@ from sdt_ros.events.codecs import state as s
 from sdt_ros.events.decoder import ByteStream, DecoderCounters
 from sdt_ros.events.external import EventCameraPyStream
 from sdt_ros.events.packet import EventPacket
+from sdt_ros.events.reduce import reduced_size
 from sdt_ros.events.spikes import SPARE_WINDOWS, DamagedTimesError, SpikeBinner, SpikeWindow, WindowCounters
 from sdt_ros.events.windows import WindowConfig
 
@@ -116,7 +117,7 @@ class EventStream:
     def spike_size(self) -> tuple[int, int]:
         """Height and width of the spike tensors [px]; (0, 0) before the first packet."""
         height, width = self.sensor_size
-        return (max(1, round(height * self._scale)), max(1, round(width * self._scale))) if height else (0, 0)
+        return reduced_size(height, width, self._scale) if height else (0, 0)
 
     def push(self, packet: EventPacket, received_ns: int | None = None) -> None:
         """Take the next packet; calls `on_window` for every window that it finishes.

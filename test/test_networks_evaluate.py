@@ -99,13 +99,19 @@ def test_the_estimator_of_a_spiking_network_is_the_nodes(tmp_path: Path) -> None
 
 
 def test_depth_is_in_metres_of_the_card() -> None:
+    seen: list[tuple[int, ...]] = []
+
     class Half(nn.Module):
         def forward(self, spikes: Tensor) -> Tensor:
+            seen.append(tuple(spikes.shape[-2:]))
             return torch.full((1, 1, *spikes.shape[-2:]), 0.5)
 
     card = make_card(build(SPECS["e2depth"]))
     depth = NetworkEstimator(Half(), card, "cpu")(np.zeros((4, 2, 8, 9), np.uint8))
     np.testing.assert_allclose(depth, np.full((8, 9), (0.3 * 80) ** 0.5), rtol=1e-6)
+    whole = NetworkEstimator(Half(), replace(card, input_scale=0.5), "cpu")
+    assert whole(np.zeros((4, 2, 8, 9), np.uint8)).shape == (8, 9) and seen[-1] == (4, 4)
+    assert whole(np.zeros((4, 2, 4, 4), np.uint8), (8, 9)).shape == (8, 9) and seen[-1] == (4, 4)
     lens = NetworkEstimator(Half(), replace(card, focal_px=40.0), "cpu")
     np.testing.assert_allclose(lens(np.zeros((4, 2, 8, 9), np.uint8), (16, 18), 120.0), 1.5 * depth[0, 0], rtol=1e-6)
 

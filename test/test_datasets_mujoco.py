@@ -73,6 +73,6 @@ def test_an_unknown_renderer_is_answered_with_the_known_ones():
         dataclasses.replace(CONFIG, renderer="blender")
 
 
-def test_banks_of_our_own_are_named_as_before():
-    assert "renderer" not in bank._identity(CONFIG, 8)
-    assert bank._identity(MUJOCO, 8)["renderer"] == "mujoco"
+def test_banks_of_two_renderers_are_not_taken_for_one_another():
+    ours, theirs = (bank._identity(dataclasses.replace(CONFIG, renderer=name), 8) for name in ("sdt", "mujoco"))
+    assert ours != theirs and {**ours, "renderer": "mujoco"} == theirs

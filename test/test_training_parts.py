@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import errno
+import json
 import os
 import resource
 import signal
@@ -20,10 +21,12 @@ from sdt_distill.training import Augmentation, AugmentConfig, ConfigError, Geome
 from sdt_distill.training.batch import Fit, make_item
 from sdt_distill.training.cells import resize_nearest, resize_spikes
 from sdt_distill.training.command import add_parser
-from sdt_distill.training.config import OptimiserConfig, save_config
-from sdt_distill.training.data import Mixture, Source, spread_evenly
+from sdt_distill.training.config import DataConfig, OptimiserConfig, save_config
+from sdt_distill.training.data import Mixture, Source, spread_evenly, stream
 from sdt_distill.training.engine import Trainer, TrainingError
 from sdt_distill.training.optimise import AveragedNetwork, learning_rate, make_optimiser
+from sdt_distill.training.resident import ResidentSamples, resident_stream
+from sdt_distill.training.spike_noise import _chance
 from sdt_distill.training.state import StateError, load_state, save_state
 from sdt_distill.training.taps import recompute_in_backward
 from sdt_ros.network import CheckpointError, NetworkConfig, build_network, synthetic_events
@@ -156,10 +159,11 @@ def test_zoom_keeps_depth_unless_asked():
 
 def test_spike_augmentations_do_what_they_say():
     spikes = torch.from_numpy((np.random.default_rng(0).random((4, 2, 200, 200)) < 0.3).astype(np.uint8))
+    whole = dataclasses.replace(batch(1), spikes=spikes[None], depth=torch.ones(1, 1, 200, 200), frame=None)
     off = dict(flip_horizontal=0, polarity_swap=0, drop=0, noise=0, jitter=0, threshold=1)
 
     def vary(**values):
-        return Augmentation(AugmentConfig(**{**off, **values}), 0)._vary_spikes(spikes, np.random.default_rng(5))
+        return Augmentation(AugmentConfig(**{**off, **values}), 5)(whole)[0].spikes[0]
 
     assert torch.equal(vary(polarity_swap=1), spikes.flip(1))
     thinner = vary(threshold=3)
@@ -171,6 +175,20 @@ def test_spike_augmentations_do_what_they_say():
     assert (jittered.sum(0) <= spikes.sum(0)).all()  # moved or lost, never made
     blocked = vary(blocks=3)
     assert not (blocked & ~spikes).any()
+
+
+def test_cells_are_drawn_in_their_share_and_independently():
+    seeds = torch.tensor([0, 1, 2, 2**31 - 1], dtype=torch.int32)
+    share = torch.tensor([0.0, 0.01, 0.3, 1.0]).view(4, 1, 1)
+    drawn = torch.stack([_chance(seeds, field, share, torch.Size((4, 300, 400))) for field in range(3)])
+    rate = drawn.double().mean((2, 3))  # [field, sample]
+    assert (rate[:, 0] == 0).all() and (rate[:, 3] == 1).all()
+    sigma = (share.double() * (1 - share.double()) / 120_000).sqrt().view(4)
+    assert ((rate - share.double().view(4)).abs() <= 4.5 * sigma).all()
+    cells = torch.stack([_chance(seeds[:2], field, torch.tensor(0.5), torch.Size((2, 300, 400))) for field in range(3)])
+    fields = cells.double().view(6, -1)
+    correlation = torch.corrcoef(torch.cat([fields, fields.roll(1, 1)]))
+    assert (correlation - torch.eye(12)).abs().max() < 5 / 120_000**0.5
 
 
 class Numbers:
@@ -211,6 +229,47 @@ def test_sources_of_other_sizes_share_no_batch():
     assert sorted(first_epoch) == list(range(300))
     again = Mixture(sources, 4, together=6)
     assert [again.place(number) for number in range(100)] == places[:100]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resident_samples_are_those_of_the_stream(workers):
+    sources = [Source("a", Numbers(70), 3.0, Fit()), Source("b", Numbers(5), 1.0, Fit(size=(21, 27)))]
+    one_size = [dataclasses.replace(source, fit=Fit(size=(21, 27))) for source in sources]
+    config = DataConfig(workers=workers)
+    for kind, together in ((sources, 4), (one_size, 1)):
+        mixture = Mixture(kind, 4, together)
+        samples = ResidentSamples(kind, config, torch.device("cpu"), progress=False)
+        read, kept = stream(mixture, DataConfig(), 4, 8, 8, pin=False), resident_stream(samples, mixture, 4, 8, 8)
+        for _ in range(40):
+            wanted, found = next(read), next(kept)
+            assert torch.equal(found.spikes, wanted.spikes) and torch.equal(found.depth, wanted.depth)
+            assert found.keys == wanted.keys and torch.equal(found.numbers, wanted.numbers) and found.frame is None
+        read.close()
+
+
+def test_resident_samples_refuse_what_they_cannot_keep(banks, tmp_path):
+    made = [Source("made", Numbers(30), 1.0, Fit(), in_order=True)]
+    with pytest.raises(ConfigError, match="made is made while training; write a bank"):
+        ResidentSamples(made, DataConfig(), torch.device("cpu"), progress=False)
+
+    class Mixed(Numbers):
+        def __getitem__(self, index):
+            return sample(24 + (index > 65), index=index)
+
+    with pytest.raises(ConfigError, match=r"set data\.size"):
+        ResidentSamples([Source("m", Mixed(70), 1.0, Fit())], DataConfig(), torch.device("cpu"), progress=False)
+    with pytest.raises(ConfigError, match="keeps no frames, which the teacher needs"):
+        smoke(banks, "data.resident=true", "loss.proxy=1", "teacher.kind=frame", f"teacher.weights={tmp_path}")
+
+
+def test_a_run_on_resident_samples_has_the_same_losses(banks, tmp_path):
+    losses = []
+    for name in ("false", "true"):
+        config = smoke(banks, f"data.resident={name}", "run.steps=6", "run.log_every=2", "data.validation=[]")
+        Trainer(config, tmp_path / name).run(progress=False)
+        lines = map(json.loads, (tmp_path / name / "log.jsonl").read_text().splitlines())
+        losses.append([line["loss"] for line in lines if line.get("kind") == "train" or "loss" in line])
+    assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
 def test_kinds_that_take_turns_stay_balanced():

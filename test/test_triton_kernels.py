@@ -13,7 +13,10 @@ import pytest
 triton = pytest.importorskip("triton", reason="Triton is not installed (it is for Linux only)")
 
 HERE = Path(__file__).parent
-NUMBERS = {"neurons": "i32", "channels": "i32", "columns": "i32", "values": "i32"}
+NUMBERS = dict.fromkeys(
+    ("neurons", "channels", "columns", "values", "pixels", "grad_pixels", "share_of", "programs"), "i32"
+)
+SUMS = {"x": "*bf16", "grad": "*bf16", **dict.fromkeys(("partial", "facts", "slopes"), "*fp32")}
 
 
 def test_kernels_compute_what_eager_torch_does() -> None:
@@ -77,3 +80,27 @@ def test_kernels_of_training_and_the_shortcut_compile(capability: int) -> None:
     pointers = {"x": "*bf16", "spikes": "*bf16"}  # as the trainer calls it: numbers that are 1 become constants
     constants = {"scale": None, "bias": None, "neurons": 1, "channels": 1, "columns": 1}
     assert compiled(fire_kernel, capability, pointers, steps=1, pool=False, block=BLOCK, **constants)
+
+
+@pytest.mark.parametrize("capability", [75, 90])
+@pytest.mark.parametrize(
+    ("name", "constants"),
+    [
+        ("moments_kernel", {"block_r": 64, "block_c": 32}),
+        ("statistics_kernel", {"block_r": 32, "block_c": 16}),
+        ("normalise_kernel", {"channels": 12, "steps": 4, "block": 1024}),
+        ("pool_kernel", {"channels": 32, "columns": 86, "block": 1024}),
+        ("grad_moments_kernel", {"block_r": 64, "block_c": 32}),
+        ("pool_grad_moments_kernel", {"columns": 86, "block_r": 64, "block_c": 32}),
+        ("gradient_facts_kernel", {"block_r": 32, "block_c": 16}),
+        ("grad_input_kernel", {"channels": 32, "steps": 4, "block": 1024}),
+        ("pool_grad_input_kernel", {"channels": 12, "columns": 86, "block": 1024}),
+    ],
+)
+def test_kernels_of_norms_compile(capability: int, name: str, constants: dict[str, int]) -> None:
+    from sdt_distill.kernels import triton_norm_kernels
+
+    parameters = ("weight", "bias", "running_mean", "running_var", "grad_weight", "grad_bias")
+    pointers = {**SUMS, "y": "*bf16", "grad_x": "*bf16", "batches": "*i64", **dict.fromkeys(parameters, "*fp32")}
+    assembly = compiled(getattr(triton_norm_kernels, name), capability, pointers, **constants)
+    assert ".local" not in re.sub(r"//.*", "", assembly)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import triton
-from torch import Tensor
+from torch import Tensor, nn
 
-from sdt_distill.kernels import neurons, triton_lif
+from sdt_distill.kernels import neurons, triton_lif, triton_norm
 from sdt_distill.kernels.triton_lif import FORMATS, TritonLIF
 from sdt_ros.network import MLIF, NetworkConfig, build_network, synthetic_events
 from sdt_ros.runtime.gpu.layers import use_gpu_layers
@@ -132,6 +132,64 @@ def test_a_network_by_triton_is_that_by_torch(attention: str, dtype: torch.dtype
     assert equal(by_triton, by_torch)
 
 
+def norms(channels: int) -> tuple[nn.BatchNorm2d, nn.BatchNorm2d]:
+    """Two equal norms, some of whose scales are negative."""
+    ours, expected = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+    with torch.no_grad():
+        ours.weight.uniform_(-1, 2)
+        ours.bias.normal_()
+    expected.load_state_dict(ours.state_dict())
+    return ours, expected
+
+
+def near(ours: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    most = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}[dtype]
+    assert ours.shape == expected.shape
+    return bool((ours.double() - expected.double()).norm() <= most * expected.double().norm())
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize(
+    ("size", "steps"), [((8, 8, 6, 10), 4), ((2, 12, 4, 2), 2), ((3, 96, 34, 46), 1), ((8, 130, 2, 2), 4)]
+)
+@pytest.mark.parametrize("pooled", [False, True])
+def test_norms_and_what_follows_are_torchs(size: tuple[int, ...], steps: int, pooled: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    ours, expected = norms(size[1])
+    # Whole numbers, far from 0: ties are shared as torch shares them, and a variance is small beside the mean's square.
+    x = (torch.randn(size) * 3 + 40).round().to(dtype)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    if pooled:
+        found, normed = triton_norm.norm_pool(ours, a), expected(b)
+        tall = torch.maximum(normed[..., 0::2, :], normed[..., 1::2, :])
+        wanted = torch.maximum(tall[..., 0::2], tall[..., 1::2])
+    else:
+        found, wanted = triton_norm.norm_mean(ours, a, steps), expected(b).unflatten(0, (steps, -1)).mean(0)
+    assert found.dtype == dtype and near(found, wanted, dtype)
+    grad = torch.randn(wanted.shape).to(dtype)
+    found.backward(grad)
+    wanted.backward(grad)
+    assert a.grad is not None and b.grad is not None and a.grad.dtype == dtype
+    assert near(ours.bias.grad, expected.bias.grad, dtype)
+    assert near(ours.running_mean, expected.running_mean, torch.float32)
+    assert near(ours.running_var, expected.running_var, torch.float32)
+    assert ours.num_batches_tracked == 1
+    if dtype == torch.float32 or not pooled:  # values that are equal to one rounding are ties by the other
+        assert near(a.grad, b.grad, dtype) and near(ours.weight.grad, expected.weight.grad, dtype)
+
+
+def test_norms_that_do_not_move_or_are_another_kind_are_left_alone() -> None:
+    x = torch.rand(4, 8, 2, 2)
+    assert triton_norm.takes(nn.BatchNorm2d(8), x)
+    assert not triton_norm.takes(nn.BatchNorm2d(8).eval(), x)
+    assert not triton_norm.takes(nn.BatchNorm2d(8, affine=False), x)
+    assert not triton_norm.takes(nn.BatchNorm2d(8, momentum=None), x)
+    assert not triton_norm.takes(nn.BatchNorm2d(8), x.double())
+    assert not triton_norm.takes(nn.BatchNorm2d(8), x[:1, :, :1, :1])
+    untracked = nn.BatchNorm2d(8, track_running_stats=False)
+    assert near(triton_norm.norm_mean(untracked, x, 1), nn.BatchNorm2d(8)(x), torch.float32)
+
+
 @pytest.mark.parametrize("steps", [1, 4, 8])
 @pytest.mark.parametrize("size", [(1,), (3, 17, 9), (2, BLOCK)])
 def test_gradients_are_those_of_eager_neurons(steps: int, size: tuple[int, ...]) -> None:
@@ -186,19 +244,19 @@ def test_the_trainer_takes_kernels_that_work_and_no_others(
 
     device = torch.device("cpu")  # the interpreter's
     try:
-        assert neurons._triton(device) is triton_lif and not caplog.records
+        assert neurons.triton_lif(device) is triton_lif and not caplog.records
         x = currents(4, (30,))
         assert equal(neurons._fire_on_gpu(x, 2.0, 1.0, 2.0), eager(x))
         assert neurons._fire_on_gpu(x.double(), 2.0, 1.0, 2.0) is None
         assert neurons._fire_on_gpu(torch.zeros(triton_lif.STEPS + 1, 3), 2.0, 1.0, 2.0) is None
-        neurons._triton.cache_clear()
+        neurons.triton_lif.cache_clear()
         monkeypatch.setattr(triton_lif.TritonLIF, "apply", no_compiler)
         assert neurons._fire_on_gpu(x, 2.0, 1.0, 2.0) is None and neurons._fire_on_gpu(x, 2.0, 1.0, 2.0) is None
         assert [record.message for record in caplog.records] == [
             "Triton does not work, neurons on cpu are computed by plain torch, slower: no compiler"
         ]
     finally:
-        neurons._triton.cache_clear()
+        neurons.triton_lif.cache_clear()
 
 
 def test_steps_beyond_32_bits_are_refused() -> None:

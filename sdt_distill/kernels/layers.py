@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import logging
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -12,12 +15,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sdt_distill.kernels import finish, norm, pool
-from sdt_distill.kernels.neurons import use_fused_neurons
+from sdt_distill.kernels.neurons import triton_lif, use_fused_neurons
 from sdt_ros.network.head import FusionHead, Upsample
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.stem import Downsample
 from sdt_ros.runtime.kernels.parallel import array, spread
 
+_log = logging.getLogger(__name__)
 _COMPILED = (torch.float32, torch.bfloat16)
 _PERIOD = 256  # values, at least, over which coefficients are repeated
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -26,7 +30,7 @@ _Network = TypeVar("_Network", bound=nn.Module)
 def use_fused_layers(network: _Network) -> _Network:
     """Give a network compiled neurons, norms, pools, means and last step, and channels-last convolutions, in place.
 
-    For training on a CPU in float32 or under bfloat16 autocast; on a CUDA GPU the neurons alone, by Triton. Parameters
+    For training on a CPU in float32 or under bfloat16 autocast, and on a CUDA GPU by Triton. Parameters
     keep names, shapes and layouts, so checkpoints load and save as before. Hooks stay and run, but for those on the
     `ConvBN` and norms inside `Downsample` and `Upsample`, which are not called there; their convolutions are. Batch
     norms in evaluation mode, other dtypes and other devices are computed as ever. Neurons fire as plain ones do for the
@@ -52,9 +56,7 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """The same as `BatchNorm2d.forward`, with its output channels last."""
-        if not _is_compiled(self, input):
-            return super().forward(input)
-        return _batch_norm(self, input, steps=1)
+        return super().forward(input) if (mean := _norm_mean(self, input, steps=1)) is None else mean
 
 
 class FusedConvBN(ConvBN):
@@ -72,11 +74,8 @@ class FusedDownsample(Downsample):
     def forward(self, spikes: Tensor) -> Tensor:
         """The same as `Downsample.forward`."""
         bn, x = self.conv_bn.bn, _convolve(self.conv_bn.conv, spikes)
-        if _is_compiled(bn, x) and x.shape[-2] % 2 == 0 == x.shape[-1] % 2:
-            pooled: Tensor = _NormPool.apply(x, bn.weight, bn.bias, *_statistics(bn, x))
-        else:
-            pooled = _pool(bn(x))
-        return pooled.unflatten(0, spikes.shape[:2])
+        pooled = _norm_pool(bn, x)
+        return (_pool(bn(x)) if pooled is None else pooled).unflatten(0, spikes.shape[:2])
 
 
 class FusedUpsample(Upsample):
@@ -93,10 +92,8 @@ class FusedUpsample(Upsample):
     def mean_lateral(self, skip: Tensor) -> Tensor:
         """Spikes [T, B, S, H, W] to what they add, [B, C', H, W]."""
         x = _convolve(self.lateral.conv, skip)
-        if _is_compiled(self.lateral.bn, x):
-            return _batch_norm(self.lateral.bn, x, steps=skip.shape[0])
-        mean: Tensor = self.lateral.bn(x).unflatten(0, skip.shape[:2]).mean(0)
-        return mean
+        mean = _norm_mean(self.lateral.bn, x, steps=skip.shape[0])
+        return self.lateral.bn(x).unflatten(0, skip.shape[:2]).mean(0) if mean is None else mean
 
 
 class FusedFusionHead(FusionHead):
@@ -143,8 +140,56 @@ def _is_watched(module: nn.Module) -> bool:
     return any(hooks)
 
 
+def _norm_mean(bn: nn.BatchNorm2d, x: Tensor, steps: int) -> Tensor | None:
+    """Norm of [T * B, C, H, W], and the mean over `steps` T; None where no kernels do what this norm would do."""
+    if _is_compiled(bn, x):
+        x = x.contiguous(memory_format=torch.channels_last)
+        y: Tensor = _NormMean.apply(x, bn.weight, bn.bias, *_statistics(bn, x), steps)
+        return y
+    on_gpu = _triton_norm(bn, x)
+    return None if on_gpu is None else on_gpu.norm_mean(bn, x, steps)
+
+
+def _norm_pool(bn: nn.BatchNorm2d, x: Tensor) -> Tensor | None:
+    """Norm of [N, C, H, W] and a 2x2 max pool; None where no kernels do what these would do."""
+    if x.shape[-2] % 2 or x.shape[-1] % 2:
+        return None
+    if _is_compiled(bn, x):
+        pooled: Tensor = _NormPool.apply(x, bn.weight, bn.bias, *_statistics(bn, x))
+        return pooled
+    on_gpu = _triton_norm(bn, x)
+    return None if on_gpu is None else on_gpu.norm_pool(bn, x)
+
+
+def _triton_norm(bn: nn.BatchNorm2d, x: Tensor) -> Any:
+    """The module of Triton's norms where it takes this one, else None."""
+    if not (x.is_cuda and type(bn) is FusedBatchNorm2d and torch.is_grad_enabled()):
+        return None
+    kernels = _triton_norms(x.device)
+    return kernels if kernels is not None and kernels.takes(bn, x) else None
+
+
+@functools.cache
+def _triton_norms(device: torch.device) -> Any:
+    """The module of Triton's norms, or None where it is missing or does not work; that is logged once."""
+    if triton_lif(device) is None:
+        return None
+    try:
+        kernels = importlib.import_module("sdt_distill.kernels.triton_norm")
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.rand(4, 8, 2, 2, device=device, requires_grad=True)
+            bn = nn.BatchNorm2d(8, device=device)
+            (kernels.norm_mean(bn, x, 2).sum() + kernels.norm_pool(bn, x).sum()).backward()
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # compilers raise whatever they like
+        _log.warning("Triton does not work, norms on %s are computed by plain torch, slower: %s", device, error)
+        return None
+    return kernels
+
+
 def _is_compiled(bn: nn.BatchNorm2d, x: Tensor) -> bool:
-    """Whether the compiled loops do what this norm would do with this input."""
+    """Whether the compiled loops of a CPU do what this norm would do with this input."""
     return (
         type(bn) is FusedBatchNorm2d  # one that is shared between processes does its own sums
         and bn.training
@@ -158,10 +203,10 @@ def _is_compiled(bn: nn.BatchNorm2d, x: Tensor) -> bool:
 
 
 def _convolve(conv: nn.Conv2d, spikes: Tensor) -> Tensor:
-    """[T, B, C, H, W] to [T * B, C', H, W], on a CPU channels last."""
+    """[T, B, C, H, W] to [T * B, C', H, W], channels last."""
     if spikes.device.type != "cpu":
-        plain: Tensor = conv(spikes.flatten(0, 1))
-        return plain
+        elsewhere: Tensor = conv(spikes.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        return elsewhere
     is_cast = torch.is_autocast_enabled("cpu") and spikes.dtype != torch.float64
     wanted = torch.get_autocast_dtype("cpu") if is_cast else spikes.dtype
     convolved: Tensor = conv(spikes.flatten(0, 1).to(wanted, memory_format=torch.channels_last))
@@ -172,13 +217,6 @@ def _pool(currents: Tensor) -> Tensor:
     """What `_NormPool` does behind its norm."""
     rows = torch.maximum(currents[..., 0::2, :], currents[..., 1::2, :])
     return torch.maximum(rows[..., 0::2], rows[..., 1::2])
-
-
-def _batch_norm(bn: nn.BatchNorm2d, x: Tensor, steps: int) -> Tensor:
-    """Norm of [T * B, C, H, W], and the mean over `steps` T."""
-    x = x.contiguous(memory_format=torch.channels_last)
-    y: Tensor = _NormMean.apply(x, bn.weight, bn.bias, *_statistics(bn, x), steps)
-    return y
 
 
 def _statistics(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:

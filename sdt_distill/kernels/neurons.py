@@ -69,7 +69,7 @@ class FusedMLIF(MLIF):
 
 def _fire_on_gpu(current: Tensor, tau: float, threshold: float, alpha: float) -> Tensor | None:
     """Spikes by Triton; None where it is not installed or does not take such currents."""
-    kernels = _triton(current.device)
+    kernels = triton_lif(current.device)
     if kernels is None or current.dtype not in kernels.FORMATS:
         return None
     if current.numel() == 0 or len(current) > kernels.STEPS:
@@ -79,8 +79,8 @@ def _fire_on_gpu(current: Tensor, tau: float, threshold: float, alpha: float) ->
 
 
 @functools.cache
-def _triton(device: torch.device) -> Any:
-    """The module of Triton's kernels, or None where it is missing or does not work; that is logged once."""
+def triton_lif(device: torch.device) -> Any:
+    """The module of Triton's neurons, or None where it is missing or does not work; that is logged once."""
     if importlib.util.find_spec("triton") is None:
         _log.warning("Triton is not installed: neurons on %s are computed by plain torch, slower", device)
         return None

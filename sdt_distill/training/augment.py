@@ -7,11 +7,10 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from .batch import Batch
-from .cells import resize_frame, resize_nearest, resize_spikes
+from .geometry import Geometry, move, per_sample
+from .spike_noise import SpikeDraw, vary_spikes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,56 +63,6 @@ class AugmentConfig:
         return cls(flip_horizontal=0.0, polarity_swap=0.0, drop=0.0, noise=0.0, jitter=0.0, threshold=1.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """Where each sample's pixels came from, so that maps of the unvaried frame can follow.
-
-    Attributes:
-        size: height and width of the batch before.
-        out: height and width behind.
-        boxes: int64 [B, 4]: top, left, height and width of the part that was kept, in pixels before.
-        flips: bool [B, 2]: upside down, left to right; flipped after cropping.
-    """
-
-    size: tuple[int, int]
-    out: tuple[int, int]
-    boxes: Tensor
-    flips: Tensor
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether nothing moved."""
-        whole = torch.tensor([0, 0, *self.size])
-        return self.size == self.out and not self.flips.any() and bool((self.boxes == whole).all())
-
-    def apply(self, features: Tensor, mode: str = "bilinear") -> Tensor:
-        """Moves maps [B, C, h, w] of any resolution as the batch was moved.
-
-        Args:
-            features: the maps.
-            mode: `bilinear` between the maps' cells, or `nearest`, for depth, which must not be mixed across edges.
-
-        Returns:
-            [B, C, h', w'], h' and w' in the proportion of the batch's sizes.
-        """
-        if self.is_identity:
-            return features
-        height = max(1, round(features.shape[-2] * self.out[0] / self.size[0]))
-        width = max(1, round(features.shape[-1] * self.out[1] / self.size[1]))
-        # grid_sample's coordinates go from -1 to 1 over the outer edges of the map.
-        boxes = self.boxes.to(torch.float32)
-        extent = torch.tensor(self.size, dtype=torch.float32)
-        scale = boxes[:, 2:] / extent * torch.where(self.flips, -1.0, 1.0)  # [B, 2] of y, x
-        centre = (2 * boxes[:, :2] + boxes[:, 2:]) / extent - 1
-        theta = torch.zeros(len(boxes), 2, 3)
-        theta[:, 0, 0], theta[:, 0, 2] = scale[:, 1], centre[:, 1]
-        theta[:, 1, 1], theta[:, 1, 2] = scale[:, 0], centre[:, 0]
-        shape = [len(boxes), features.shape[1], height, width]
-        grid = functional.affine_grid(theta.to(features.device), shape, align_corners=False)
-        moved = functional.grid_sample(features.float(), grid, mode=mode, padding_mode="border", align_corners=False)
-        return moved.to(features.dtype)
-
-
 class Augmentation:
     """Varies batches.
 
@@ -135,24 +84,30 @@ class Augmentation:
         out = self.config.crop or size
         if out[0] > size[0] or out[1] > size[1]:
             raise ValueError(f"augment.crop {list(out)} is larger than the samples, {list(size)}")
-        spikes, depths, frames, boxes, flips = [], [], [], [], []
-        for k, number in enumerate(batch.numbers.tolist()):
-            rng = np.random.default_rng([self.seed, number])
-            box, factor = self._box(rng, size, out)
-            flip = [bool(rng.random() < p) for p in (self.config.flip_vertical, self.config.flip_horizontal)]
-            axes = [axis for axis, wanted in zip((-2, -1), flip, strict=True) if wanted]
-            rows, columns = slice(box[0], box[0] + box[2]), slice(box[1], box[1] + box[3])
-            one = resize_spikes(batch.spikes[k, ..., rows, columns], out).flip(axes)
-            spikes.append(self._vary_spikes(one, rng))
-            depth = resize_nearest(batch.depth[k, ..., rows, columns], out).flip(axes)
-            depths.append(depth / factor if self.config.zoom_depth else depth)
-            if batch.frame is not None:
-                frames.append(resize_frame(batch.frame[k : k + 1, ..., rows, columns], out)[0].flip(axes))
-            boxes.append(box)
-            flips.append(flip)
-        frame = torch.stack(frames) if frames else None
-        varied = dataclasses.replace(batch, spikes=torch.stack(spikes), depth=torch.stack(depths), frame=frame)
-        return varied, Geometry(size, out, torch.tensor(boxes), torch.tensor(flips))
+        draws = [self._draw(number, size, out, batch.spikes.shape[2]) for number in batch.numbers.tolist()]
+        geometry = Geometry(
+            size, out, torch.tensor([draw.box for draw in draws]), torch.tensor([draw.flips for draw in draws])
+        )
+        moved = move(batch, geometry)
+        depth = moved.depth
+        if self.config.zoom_depth:
+            depth = depth / per_sample(torch.tensor([draw.factor for draw in draws]).to(depth.dtype), depth)
+        spikes = vary_spikes(moved.spikes, [draw.spikes for draw in draws])
+        return dataclasses.replace(moved, spikes=spikes, depth=depth), geometry
+
+    def _draw(self, number: int, size: tuple[int, int], out: tuple[int, int], polarities: int) -> _Draw:
+        """How the sample of a number is varied."""
+        config = self.config
+        rng = np.random.default_rng([self.seed, number])
+        box, factor = self._box(rng, size, out)
+        flips = (bool(rng.random() < config.flip_vertical), bool(rng.random() < config.flip_horizontal))
+        swap = bool(rng.random() < config.polarity_swap)
+        drop, noise, jitter = (float(rng.uniform(0, most)) for most in (config.drop, config.noise, config.jitter))
+        kept = (1 - drop) / rng.uniform(1, config.threshold, polarities)
+        later = bool(rng.random() < 0.5)
+        blocks = tuple(_draw_block(rng, out) for _ in range(int(rng.integers(config.blocks + 1))))
+        seed = int(rng.integers(2**31))
+        return _Draw(box, factor, flips, SpikeDraw(swap, tuple(kept.tolist()), noise, jitter, later, blocks, seed))
 
     def _box(
         self, rng: np.random.Generator, size: tuple[int, int], out: tuple[int, int]
@@ -166,38 +121,18 @@ class Augmentation:
         top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
         return (top, left, height, width), factor
 
-    def _vary_spikes(self, spikes: Tensor, rng: np.random.Generator) -> Tensor:
-        """Spikes [T, P, H, W] of one sample, varied as a sensor would vary them."""
-        config = self.config
-        generator = torch.Generator(spikes.device).manual_seed(int(rng.integers(2**63)))
 
-        def chance(rate: float) -> Tensor:
-            return torch.rand(spikes.shape, generator=generator, device=spikes.device) < rate
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Draw:
+    """How one sample is varied: `box` and `flips` as in `Geometry`, by what factor it is magnified, and its spikes."""
 
-        if rng.random() < config.polarity_swap:
-            spikes = spikes.flip(1)
-        drop, noise, jitter = (rng.uniform(0, most) for most in (config.drop, config.noise, config.jitter))
-        kept = (1 - drop) / rng.uniform(1, config.threshold, spikes.shape[1])
-        if kept.min() < 1:
-            share = torch.from_numpy(kept).to(spikes.device, torch.float32)[:, None, None]
-            even = torch.rand(spikes.shape, generator=generator, device=spikes.device)
-            spikes = spikes * (even < share)
-        for _ in range(int(rng.integers(config.blocks + 1))):
-            spikes = self._without_block(spikes, rng)
-        if jitter > 0 and spikes.shape[0] > 1:
-            moved = spikes * chance(jitter)
-            step = 1 if rng.random() < 0.5 else -1
-            shifted = moved.roll(step, 0)
-            shifted[0 if step == 1 else -1] = 0  # what leaves the window is lost
-            spikes = (spikes ^ moved) | shifted
-        if noise > 0:
-            spikes = spikes | chance(noise).to(torch.uint8)
-        return spikes
+    box: tuple[int, int, int, int]
+    factor: float
+    flips: tuple[bool, bool]
+    spikes: SpikeDraw
 
-    @staticmethod
-    def _without_block(spikes: Tensor, rng: np.random.Generator) -> Tensor:
-        height, width = (int(rng.integers(1, max(2, side // 4 + 1))) for side in spikes.shape[-2:])
-        top, left = int(rng.integers(spikes.shape[-2] - height + 1)), int(rng.integers(spikes.shape[-1] - width + 1))
-        spikes = spikes.clone()
-        spikes[..., top : top + height, left : left + width] = 0
-        return spikes
+
+def _draw_block(rng: np.random.Generator, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    height, width = (int(rng.integers(1, max(2, side // 4 + 1))) for side in size)
+    top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
+    return top, left, height, width

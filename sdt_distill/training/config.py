@@ -82,6 +82,8 @@ class DataConfig:
             are, which a network can tell before lenses of one kind only.
         workers: processes that read samples; 0 reads in a thread of this one.
         prefetch: batches made ahead.
+        resident: read all sources once, before the first step, and keep them on the device, packed: for a GPU, and
+            for banks that fit into its memory. Frames are not kept, so it goes without a teacher.
     """
 
     sources: tuple[SourceConfig, ...] = ()
@@ -96,6 +98,7 @@ class DataConfig:
     focal_px: float | None = None
     workers: int = 0
     prefetch: int = 2
+    resident: bool = False
 
     def __post_init__(self) -> None:
         WindowConfig(window_ms=self.window_ms, bins=self.bins, rate_hz=1.0)
@@ -164,6 +167,8 @@ class RunConfig:
             with instructions for it.
         checkpointing: recompute stem and blocks in the backward pass, which saves memory and costs a third more time.
         fused: compiled layers and neurons: `auto` where they can be had, `on` or `off`.
+        graph: replay whole steps as CUDA graphs: `auto` on one GPU without a teacher, accumulation or checkpointing,
+            `on` or `off`.
         log_every: steps between lines of the log; losses are checked for NaN as often.
         save_every: steps between states.
         validate_every: steps between validations; 0 validates at the end only.
@@ -182,6 +187,7 @@ class RunConfig:
     precision: str = "auto"
     checkpointing: bool = False
     fused: str = "auto"
+    graph: str = "auto"
     log_every: int = 10
     save_every: int = 200
     validate_every: int = 500
@@ -194,7 +200,8 @@ class RunConfig:
             _require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
         for key in ("threads", "validate_every", "validation_samples", "pictures_every", "seed"):
             _require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
-        choices = {"precision": ("auto", "bfloat16", "float32"), "fused": ("auto", "on", "off")}
+        switch = ("auto", "on", "off")
+        choices = {"precision": ("auto", "bfloat16", "float32"), "fused": switch, "graph": switch}
         for key, known in choices.items():
             _require(getattr(self, key) in known, key, getattr(self, key), " or ".join(known))
 
@@ -225,6 +232,8 @@ class TrainingConfig:
         resolve(self.network, self.data.bins)
         if self.loss.needs_teacher and self.teacher.kind == "none":
             raise ConfigError("loss.feature, loss.similarity or loss.proxy has a weight, but teacher.kind is 'none'")
+        if self.loss.needs_teacher and self.data.resident:
+            raise ConfigError("data.resident keeps no frames, which the teacher needs: set it to false")
         if self.loss.proxy and self.augment.zoom_depth:
             raise ConfigError(
                 "augment.zoom_depth moves the camera, which loss.proxy cannot follow: set one of them to 0"

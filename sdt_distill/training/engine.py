@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,25 @@ from sdt_distill.networks import build, config_of, make_card, name_of, save_netw
 from sdt_distill.teachers import CachedTeacher, Teacher, TeacherOutput, open_teacher
 from sdt_ros.runtime.device import resolve_device
 
-from .augment import Augmentation, Geometry
+from .augment import Augmentation
 from .batch import Batch
 from .config import ConfigError, TrainingConfig, save_config
 from .data import Mixture, Source, activity, open_source, stream
 from .distributed import Group, share_batch_norms, shared_mean
+from .geometry import Geometry
+from .graphed import GraphedStep
 from .hardware import pick_layers, pick_precision
 from .log import RunLog
-from .optimise import AveragedNetwork, learning_rate, make_optimiser, optimiser_tensors, restore_optimiser
+from .optimise import (
+    AveragedNetwork,
+    learning_rate,
+    make_optimiser,
+    optimiser_tensors,
+    restore_optimiser,
+    set_learning_rate,
+)
 from .pictures import example_picture
+from .resident import ResidentSamples, resident_stream
 from .state import StateError, below, load_state, part, save_state
 from .summary import write_summary
 from .taps import Taps, recompute_in_backward
@@ -150,6 +160,7 @@ class Trainer:
         self._student = Student(self.network, loss, self.taps, config, self.group)
         self._optimiser = make_optimiser([self._student], config.optimiser)
 
+        self._resident: ResidentSamples | None = None
         self._stopping = False
         self.step = self.samples_seen = 0
         self.best: dict[str, Any] = {}
@@ -159,6 +170,7 @@ class Trainer:
         if self.group.world > 1:
             devices = [self.device] if self.device.type == "cuda" else None
             self._step_module = DistributedDataParallel(self._student, device_ids=devices, broadcast_buffers=False)
+        self._graphed = self._pick_graph()
         if self.group.is_first:
             self.out.mkdir(parents=True, exist_ok=True)
             save_config(self.out / "config.yaml", config)
@@ -177,14 +189,11 @@ class Trainer:
         Raises:
             TrainingError: a loss or gradient was NaN or infinite; the last good state is on disk.
         """
-        config, run = self.config, self.config.run
+        run = self.config.run
         deadline = time.monotonic() + max_minutes * 60
         log = RunLog(self.out, self.step) if self.group.is_first else None
         batch_of_all = run.batch * self.group.world
-        batches = stream(
-            self._mixture, config.data, run.batch, self.samples_seen + self.group.rank * run.batch, batch_of_all,
-            pin=self.device.type == "cuda",
-        )  # fmt: skip
+        batches = self._batches(batch_of_all, progress and self.group.is_first)
         bar = tqdm(total=run.steps, initial=self.step, unit="step", disable=not (progress and self.group.is_first))
         pending: list[_Pending] = []
         scores: Scores | None = None
@@ -194,11 +203,9 @@ class Trainer:
                 pending.append(self._train_step(batches))
                 seen, lap_seen = seen + batch_of_all * run.accumulation, lap_seen + batch_of_all * run.accumulation
                 bar.update()
-                last = self.step == run.steps
-                saves = last or self.step % run.save_every == 0
-                validates = last or (run.validate_every and self.step % run.validate_every == 0)
+                last, saves, validates = self._turns(self.step)
                 alone_and_over = self.group.world == 1 and self._is_over(deadline)
-                if saves or validates or alone_and_over or self.step % run.log_every == 0:
+                if self._is_read(self.step) or alone_and_over:
                     rates = self._read(pending, log, lap_seen / (time.monotonic() - lap), bar)
                     now = time.monotonic()
                     busy, lap_busy = busy + now - lap, now - lap
@@ -229,25 +236,62 @@ class Trainer:
         """Ask a running `run` to save and return after the step that it is at; may be called by a signal handler."""
         self._stopping = True
 
+    def _batches(self, batch_of_all: int, progress: bool) -> Iterator[Batch]:
+        """This process's batches from the run's place on."""
+        data, size = self.config.data, self.config.run.batch
+        start = self.samples_seen + self.group.rank * size
+        if data.resident:
+            if self._resident is None:
+                self._resident = ResidentSamples(self._sources, data, self.device, progress)
+            return resident_stream(self._resident, self._mixture, size, start, batch_of_all)
+        return stream(self._mixture, data, size, start, batch_of_all, pin=self.device.type == "cuda")
+
+    def _turns(self, step: int) -> tuple[bool, bool, bool]:
+        """Whether a step is the last, saves and validates."""
+        run = self.config.run
+        last = step == run.steps
+        validates = bool(run.validate_every) and step % run.validate_every == 0
+        return last, last or step % run.save_every == 0, last or validates
+
+    def _is_read(self, step: int) -> bool:
+        """Whether losses and firing rates are read from the device behind a step."""
+        return any(self._turns(step)) or step % self.config.run.log_every == 0
+
     def _is_over(self, deadline: float) -> bool:
         return self._stopping or time.monotonic() > deadline
 
-    def _train_step(self, batches: Any) -> _Pending:
+    def _train_step(self, batches: Iterator[Batch]) -> _Pending:
         """One optimiser step; losses stay on the device, so that it need not wait for them to be read."""
-        config, run = self.config, self.config.run
-        lr = learning_rate(self.step, run.steps, config.optimiser)
-        for group in self._optimiser.param_groups:
-            group["lr"] = lr
+        run = self.config.run
+        lr = learning_rate(self.step, run.steps, self.config.optimiser)
+        set_learning_rate(self._optimiser, lr)
         self._student.train()
-        self._optimiser.zero_grad(set_to_none=True)
-        total: Tensor | None = None
+        self.taps.counts = bool(self.config.loss.rate) or self._graphed is not None or self._is_read(self.step + 1)
         keys: list[str] = []
-        for turn in range(run.accumulation):
+        if self._graphed is None:
+            values = self._learn(self._lessons(batches, keys))
+        else:
+            ((batch, _),) = self._lessons(batches, keys)
+            values = self._learn_by_graph(batch)
+        self.step += 1
+        self.samples_seen += run.batch * self.group.world * run.accumulation
+        self.average.update(self.network, self.step)
+        return _Pending(self.step, values, keys, lr)
+
+    def _lessons(self, batches: Iterator[Batch], keys: list[str]) -> Iterator[tuple[Batch, TeacherOutput | None]]:
+        """The varied batches of one step, each with what the teacher says; their samples' names go to `keys`."""
+        for _ in range(self.config.run.accumulation):
             seen = next(batches).to(self.device)
             batch, geometry = self._augment(seen)
-            taught = self._teach(seen, geometry)
             keys += batch.keys
-            module = self._step_module
+            yield batch, self._teach(seen, geometry)
+
+    def _learn(self, lessons: Iterator[tuple[Batch, TeacherOutput | None]]) -> Tensor:
+        """Losses and their gradients, clipped, and a step of the optimiser: the loss, its parts and the norm."""
+        config, run, module = self.config, self.config.run, self._step_module
+        self._optimiser.zero_grad(set_to_none=True)
+        total: Tensor | None = None
+        for turn, (batch, taught) in enumerate(lessons):
             if isinstance(module, DistributedDataParallel):  # gradients are exchanged once a step
                 module.require_backward_grad_sync = turn == run.accumulation - 1
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
@@ -256,13 +300,47 @@ class Trainer:
             self._part_names = tuple(parts)
             values = torch.stack([loss.detach(), *parts.values()]) / run.accumulation
             total = values if total is None else total + values
+        assert total is not None
         norm = nn.utils.clip_grad_norm_(self._student.parameters(), config.optimiser.clip)
         self._optimiser.step()
-        self.step += 1
-        self.samples_seen += run.batch * self.group.world * run.accumulation
-        self.average.update(self.network, self.step)
-        assert total is not None
-        return _Pending(self.step, torch.cat([total, norm.reshape(1).to(total)]), keys, lr)
+        return torch.cat([total, norm.reshape(1).to(total)])
+
+    def _learn_by_graph(self, batch: Batch) -> Tensor:
+        """`_learn` of a batch without a teacher, replayed where it can be."""
+        assert self._graphed is not None
+        try:
+            return self._graphed(batch.spikes, batch.depth)
+        except RuntimeError as error:
+            if isinstance(error, torch.cuda.OutOfMemoryError) or self.config.run.graph == "on":
+                raise
+            _log.warning("a step is not replayed as a graph, which is slower: %s", error)
+            self._graphed = None
+            return self._learn(iter([(batch, None)]))
+
+    def _pick_graph(self) -> GraphedStep | None:
+        """A step to be replayed, where `run.graph` wants that and it can be."""
+        run = self.config.run
+        hindrances = {
+            "the device is no GPU": self.device.type != "cuda",
+            "there are several processes": self.group.world > 1,
+            "there is a teacher": self._teacher is not None,
+            "run.accumulation is above 1": run.accumulation > 1,
+            "run.checkpointing is set": run.checkpointing,
+        }
+        why = [reason for reason, hinders in hindrances.items() if hinders]
+        if run.graph == "on" and why:
+            raise ConfigError(f"config key 'run.graph' is 'on', but {why[0]}: set it to 'auto'")
+        if run.graph == "off" or why:
+            return None
+
+        def step(spikes: Tensor, depth: Tensor) -> Tensor:
+            batch = Batch(spikes, depth, None, [], torch.empty(0, dtype=torch.int64))
+            return self._learn(iter([(batch, None)]))
+
+        def told(rates: dict[str, Tensor]) -> None:
+            self.taps.rates = rates
+
+        return GraphedStep(step, tell=lambda: self.taps.rates, told=told)
 
     def _open_teacher(self) -> CachedTeacher | Teacher | None:
         config = self.config.teacher

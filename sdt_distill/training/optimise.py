@@ -19,7 +19,19 @@ def make_optimiser(modules: Iterable[nn.Module], config: OptimiserConfig) -> tor
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    if not all(p.is_cuda for p in parameters):
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    rate = torch.tensor(config.lr, device=parameters[0].device)  # where a replayed step finds each step's own
+    return torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True, capturable=True)
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Give all parameters a rate."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def learning_rate(step: int, steps: int, config: OptimiserConfig) -> float:
@@ -52,9 +64,9 @@ class AveragedNetwork:
         own, new = self.network.state_dict(), network.state_dict()
         floating = [name for name, tensor in own.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([own[n] for n in floating], [new[n] for n in floating], 1 - keep)
-        for name, tensor in own.items():
-            if not tensor.is_floating_point():
-                tensor.copy_(new[name])
+        others = [name for name, tensor in own.items() if not tensor.is_floating_point()]
+        if others:
+            torch._foreach_copy_([own[n] for n in others], [new[n] for n in others])
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ class Taps:
     """Forward hooks on modules by name.
 
     `features` and `rates` hold what the last pass gave; both keep their graph, so that losses can use them. The
-    spikes' share is over all steps, samples and neurons of a layer.
+    spikes' share is over all steps, samples and neurons of a layer; it is taken while `counts` is set.
 
     Args:
         network: what to listen to.
@@ -30,6 +30,7 @@ class Taps:
     def __init__(self, network: nn.Module, stages: Sequence[str] = ()) -> None:
         self.features: dict[str, Tensor] = {}
         self.rates: dict[str, Tensor] = {}
+        self.counts = True
         self._paused = False
         modules = dict(network.named_modules())
         for name in stages:
@@ -80,7 +81,7 @@ class Taps:
 
     def _on_neurons(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, spikes: Tensor) -> None:
-            if not self._paused:
+            if self.counts and not self._paused:
                 self.rates[name] = spikes.mean(dtype=torch.float32)
 
         return hook

@@ -1,8 +1,8 @@
 """`sdt bench training`: samples a second of whole training steps, against the same network with spikingjelly's neurons.
 
 Three copies of one network with the same weights take turns, each in a process of its own, on batches of one kind:
-compiled layers as `sdt-distill train` uses them, the plain modules, and the plain modules with spikingjelly's
-multi-step neurons of the same constants. A step is forward, scale-invariant loss, backward, clipping and AdamW.
+compiled layers as `sdt-distill train` uses them (on a GPU in a step replayed as one CUDA graph, as there), the plain
+modules, and the plain modules with spikingjelly's multi-step neurons of the same constants. A step is forward, scale-invariant loss, backward, clipping and AdamW.
 """
 
 from __future__ import annotations

@@ -1,0 +1,82 @@
+"""A training step replayed as one CUDA graph: a small network's kernels take less time than it takes to start them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_WARM = 3  # steps of a shape that run as ever: libraries choose kernels and the optimiser makes its memory
+
+
+class GraphedStep:
+    """Calls a step, from the fourth time on a shape comes by replaying what its kernels were.
+
+    Args:
+        step: from tensors on a GPU to one on it. What it does must follow from their shapes alone, and it must not
+            wait for the GPU. What it changes in place (weights, statistics, the optimiser's memory) it changes when replayed.
+        told: called behind each step with what `tell` gave when that shape was captured.
+        tell: tensors that a step leaves elsewhere, such as firing rates, to be found there again behind a replay.
+    """
+
+    def __init__(
+        self,
+        step: Callable[..., Tensor],
+        tell: Callable[[], dict[str, Tensor]] = dict,
+        told: Callable[[dict[str, Tensor]], None] = lambda left: None,
+    ) -> None:
+        self._step, self._tell, self._told = step, tell, told
+        self._seen: Counter[tuple[torch.Size, ...]] = Counter()
+        self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
+        self._pool: Any = None  # memory that all graphs share
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The step's result.
+
+        Raises:
+            RuntimeError: it cannot be captured; nothing was done, and the step can be called as ever.
+        """
+        shapes = tuple(each.shape for each in inputs)
+        if shapes in self._graphs:
+            return self._replay(self._graphs[shapes], inputs)
+        self._seen[shapes] += 1
+        if self._seen[shapes] <= _WARM:
+            return self._warm(inputs)
+        self._graphs[shapes] = self._capture(inputs)
+        return self._replay(self._graphs[shapes], inputs)
+
+    def _warm(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """On a stream of its own, as a capture will be."""
+        current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(current)
+        with torch.cuda.stream(aside):
+            result = self._step(*inputs)
+        current.wait_stream(aside)
+        return result
+
+    def _capture(self, inputs: tuple[Tensor, ...]) -> _Graph:
+        kept = tuple(each.clone() for each in inputs)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            result = self._step(*kept)
+        self._pool = graph.pool()
+        return _Graph(graph, kept, result, self._tell())
+
+    def _replay(self, graph: _Graph, inputs: tuple[Tensor, ...]) -> Tensor:
+        for kept, given in zip(graph.inputs, inputs, strict=True):
+            kept.copy_(given)
+        graph.graph.replay()
+        self._told(graph.left)
+        return graph.result.clone()
+
+
+class _Graph:
+    """A captured step: where its inputs lie, and what it leaves where."""
+
+    def __init__(
+        self, graph: torch.cuda.CUDAGraph, inputs: tuple[Tensor, ...], result: Tensor, left: dict[str, Tensor]
+    ) -> None:
+        self.graph, self.inputs, self.result, self.left = graph, inputs, result, left

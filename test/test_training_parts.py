@@ -217,14 +217,16 @@ def test_mixture_shows_each_sample_once_an_epoch_and_keeps_weights():
 
 
 def test_sources_of_other_sizes_share_no_batch():
-    sources = [Source(name, Numbers(300), weight, Fit()) for name, weight in (("a", 3.0), ("b", 1.0))]
+    wanted = (("a", 2.0, (24, 32)), ("b", 1.0, (20, 20)), ("c", 1.0, (24, 32)))
+    sources = [Source(name, Numbers(300), weight, Fit(size=size)) for name, weight, size in wanted]
     mixture = Mixture(sources, 4, together=6)
     block = 1024 // 6 * 6
     places = [mixture.place(number) for number in range(2 * block)]
-    for first in range(0, len(places), 6):
-        assert len({source for source, _ in places[first : first + 6]}) == 1
-    shares = [sum(source == k for source, _ in places[:block]) / block for k in (0, 1)]
-    assert shares == pytest.approx([0.75, 0.25], abs=0.01)
+    batches = [{source for source, _ in places[first : first + 6]} for first in range(0, len(places), 6)]
+    assert all(batch == {1} or 1 not in batch for batch in batches)
+    assert {0, 2} in batches  # sources of one size are mixed
+    shares = [sum(source == k for source, _ in places[:block]) / block for k in range(3)]
+    assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.01)
     first_epoch = [index for source, index in places if source == 1][:300]
     assert sorted(first_epoch) == list(range(300))
     again = Mixture(sources, 4, together=6)

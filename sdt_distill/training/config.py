@@ -41,7 +41,7 @@ class SourceConfig:
         scale: factor by which its samples are reduced before the network; None takes `data.input_scale`. Data made at
             the network's resolution have 1.
         size: height and width of its samples in a batch [px]; None takes `data.size`. Where sources differ, each
-            batch is of one source.
+            batch is of one size.
         strata: how many kinds of samples take turns in it, as families do in a bank: 4 puts one of each kind into every
             four samples of a shuffled epoch, so that batches do not differ in their mixture.
         options: of `simulated`, the keys of `sdt_distill.datasets.simulated.SimulatedConfig`.

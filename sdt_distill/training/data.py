@@ -107,26 +107,27 @@ class Mixture:
     its own order, or none where it says so.
 
     Args:
-        sources: one or more.
+        sources: one or more. Those of one size are mixed sample by sample.
         seed: of the order.
-        together: so many places in a row come from one source. Where sources are of different sizes that must be the
+        together: so many places in a row are of one size. Where sources are of different sizes that must be the
             samples of a step's batch, of all processes; blocks are then of about 1024 places.
     """
 
     def __init__(self, sources: Sequence[Source], seed: int, together: int = 1) -> None:
         self.sources, self.seed, self.together = tuple(sources), seed, together
+        sizes = list(dict.fromkeys(source.fit.size for source in sources))
+        self._size_of = np.array([sizes.index(source.fit.size) for source in sources])
         groups = max(1, _BLOCK // together)
         self._block = groups * together
         weights = np.array([source.weight for source in sources])
-        exact = weights / weights.sum() * groups
-        counts = np.floor(exact).astype(int)
-        short = np.argsort(-(exact - counts), kind="stable")[: groups - counts.sum()]
-        counts[short] += 1
-        counts *= together
-        if not counts.all():
-            rare = self.sources[int(np.argmin(counts))].name
+        by_size = np.bincount(self._size_of, weights)
+        self._counts = np.zeros(len(sources), int)
+        for size, places in enumerate(_shares(by_size, groups) * together):
+            mine = self._size_of == size
+            self._counts[mine] = _shares(weights[mine], int(places))
+        if not self._counts.all():
+            rare = self.sources[int(np.argmin(self._counts))].name
             raise ConfigError(f"the weight of source {rare!r} is below a thousandth of all; leave it out")
-        self._counts = counts
         self._block_of = lru_cache(maxsize=4)(self._draw_block)
         self._order_of = lru_cache(maxsize=2 * len(sources))(self._draw_order)
 
@@ -151,13 +152,17 @@ class Mixture:
 
     def _draw_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """For each place of a block its source, and how often that source came before in the block."""
-        source = np.repeat(np.arange(len(self._counts)), self._counts // self.together)
-        np.random.default_rng([self.seed, 1, block]).shuffle(source)
-        source = np.repeat(source, self.together)
+        rng = np.random.default_rng([self.seed, 1, block])
+        groups = np.bincount(self._size_of, self._counts).astype(int) // self.together
+        size = np.repeat(rng.permutation(np.repeat(np.arange(len(groups)), groups)), self.together)
+        source = np.empty(self._block, int)
         before = np.empty(self._block, int)
+        for k in range(len(groups)):
+            mine = np.flatnonzero(self._size_of == k)
+            source[size == k] = rng.permutation(np.repeat(mine, self._counts[mine]))
         for k in range(len(self._counts)):
-            mine = source == k
-            before[mine] = np.arange(np.count_nonzero(mine))
+            own = source == k
+            before[own] = np.arange(np.count_nonzero(own))
         return source, before
 
     def _draw_order(self, source: int, epoch: int) -> np.ndarray:
@@ -174,6 +179,15 @@ class Mixture:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+def _shares(weights: np.ndarray, whole: int) -> np.ndarray:
+    """Whole numbers in proportion to the weights that add up to `whole`."""
+    exact = weights / weights.sum() * whole
+    counts = np.floor(exact).astype(int)
+    short = np.argsort(-(exact - counts), kind="stable")[: whole - counts.sum()]
+    counts[short] += 1
+    return np.asarray(counts)
 
 
 class _Batches(TorchDataset):

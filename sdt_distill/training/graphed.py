@@ -17,7 +17,7 @@ class GraphedStep:
 
     Args:
         step: from tensors on a GPU to one on it. What it does must follow from their shapes alone, and it must not
-            wait for the GPU. What it changes in place (weights, statistics, the optimiser's memory) it changes when replayed.
+            wait for the GPU. What it changes in place (weights, statistics, the optimiser's memory), a replay changes.
         told: called behind each step with what `tell` gave when that shape was captured.
         tell: tensors that a step leaves elsewhere, such as firing rates, to be found there again behind a replay.
     """

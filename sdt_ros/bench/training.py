@@ -2,7 +2,8 @@
 
 Three copies of one network with the same weights take turns, each in a process of its own, on batches of one kind:
 compiled layers as `sdt-distill train` uses them (on a GPU in a step replayed as one CUDA graph, as there), the plain
-modules, and the plain modules with spikingjelly's multi-step neurons of the same constants. A step is forward, scale-invariant loss, backward, clipping and AdamW.
+modules, and the plain modules with spikingjelly's multi-step neurons of the same constants. A step is forward,
+scale-invariant loss, backward, clipping and AdamW.
 """
 
 from __future__ import annotations

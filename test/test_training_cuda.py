@@ -19,7 +19,7 @@ from sdt_distill.training.graphed import GraphedStep
 from sdt_distill.training.optimise import make_optimiser, set_learning_rate
 from sdt_ros.network import NetworkConfig, build_network, synthetic_events
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
 
 TINY = NetworkConfig(embed_dim=32, depth=1, heads=2, mlp_ratio=2, head_widths=(16, 12, 8, 8, 8))
 GPU = torch.device("cuda", 0)

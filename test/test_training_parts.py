@@ -274,6 +274,17 @@ def test_a_run_on_resident_samples_has_the_same_losses(banks, tmp_path):
     assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
+def test_a_run_whose_decoder_gives_nothing_ends(banks, tmp_path):
+    """Seen on a GPU: eight rectifiers died in the first hundred steps, and 8700 more changed one bias."""
+    config = smoke(banks, "run.steps=6", "run.log_every=2", "run.save_every=2", "data.validation=[]")
+    trainer = Trainer(config, tmp_path)
+    with torch.no_grad():
+        trainer.network.head.up1.lateral.bn.bias.fill_(-1e6)
+    with pytest.raises(TrainingError, match=r"step 2: all outputs of head\.up1 are 0.*no state was saved yet.*lower"):
+        trainer.run(progress=False)
+    assert not (tmp_path / "state.safetensors").exists()
+
+
 def test_kinds_that_take_turns_stay_balanced():
     mixture = Mixture([Source("a", Numbers(4 * 25 + 3), 1.0, Fit(), strata=4)], 1)
     epochs = [[mixture.place(103 * epoch + k)[1] for k in range(103)] for epoch in range(2)]

@@ -211,7 +211,7 @@ class Trainer:
                     busy, lap_busy = busy + now - lap, now - lap
                     self.seconds += lap_busy
                     over = self.group.any(self._is_over(deadline))
-                    if validates or saves:
+                    if validates or saves or over:
                         self._report_neurons(rates, log)
                     if validates and self._validator is not None:
                         scores = self._validate(log)
@@ -317,7 +317,7 @@ class Trainer:
             self._graphed = None
             return self._learn(iter([(batch, None)]))
 
-    def _pick_graph(self) -> GraphedStep | None:
+    def _pick_graph(self) -> GraphedStep[Any] | None:
         """A step to be replayed, where `run.graph` wants that and it can be."""
         run = self.config.run
         hindrances = {
@@ -337,10 +337,10 @@ class Trainer:
             batch = Batch(spikes, depth, None, [], torch.empty(0, dtype=torch.int64))
             return self._learn(iter([(batch, None)]))
 
-        def told(rates: dict[str, Tensor]) -> None:
-            self.taps.rates = rates
+        def told(left: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
+            self.taps.rates, self.taps.alive = left
 
-        return GraphedStep(step, tell=lambda: self.taps.rates, told=told)
+        return GraphedStep(step, tell=lambda: (self.taps.rates, self.taps.alive), told=told)
 
     def _open_teacher(self) -> CachedTeacher | Teacher | None:
         config = self.config.teacher
@@ -384,8 +384,17 @@ class Trainer:
         pending.clear()
         if not self.taps.rates:
             return {}
-        rates = self.group.mean(torch.stack(list(self.taps.rates.values())).detach()).tolist()
-        return dict(zip(self.taps.rates, rates, strict=True))
+        layers = {**self.taps.rates, **self.taps.alive}
+        shares = self.group.mean(torch.stack(list(layers.values())).detach()).tolist()
+        named = dict(zip(layers, shares, strict=True))
+        silent = [name for name in self.taps.alive if named[name] == 0]
+        if silent:
+            raise TrainingError(
+                f"step {self.step}: all outputs of {', '.join(silent)} are 0, whatever the input: no gradient comes "
+                f"through any more, and what is before it cannot learn; {self._kept()}. Begin anew in another folder "
+                "with a lower optimiser.lr, a longer optimiser.warmup_steps or another run.seed"
+            )
+        return {name: named[name] for name in self.taps.rates}
 
     def _stop_at(self, pending: list[_Pending], table: Tensor, names: list[str]) -> None:
         """Say which batch broke the run; what is on disk is older and sound."""
@@ -395,12 +404,17 @@ class Trainer:
             what = ", ".join(n for n, v in zip(names, table[bad[0]].tolist(), strict=True) if not math.isfinite(v))
             told = (pending[bad[0]].step, what, pending[bad[0]].keys)
         step, what, keys = min(each for each in self.group.gather(told) if each is not None)
-        kept = load_state(self.out / STATE_NAME)[1]["step"] if (self.out / STATE_NAME).is_file() else None
-        left = f"the state of step {kept} in {self.out} is kept" if kept is not None else "no state was saved yet"
         raise TrainingError(
-            f"step {step}: {what} is NaN or infinite; {left}. The batch: {', '.join(keys)}. "
+            f"step {step}: {what} is NaN or infinite; {self._kept()}. The batch: {', '.join(keys)}. "
             "Look at these samples, or lower optimiser.lr or optimiser.clip"
         )
+
+    def _kept(self) -> str:
+        """What of the run is on disk, in words."""
+        path = self.out / STATE_NAME
+        if not path.is_file():
+            return "no state was saved yet"
+        return f"the state of step {load_state(path)[1]['step']} in {self.out} is kept"
 
     def _report_neurons(self, rates: Mapping[str, float], log: RunLog | None) -> None:
         if log is None or not rates:

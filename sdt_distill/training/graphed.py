@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,25 +13,28 @@ from torch import Tensor
 _WARM = 3  # steps of a shape that run as ever: libraries choose kernels and the optimiser makes its memory
 
 
-class GraphedStep:
+Left = TypeVar("Left")
+
+
+class GraphedStep(Generic[Left]):
     """Calls a step, from the fourth time on a shape comes by replaying what its kernels were.
 
     Args:
         step: from tensors on a GPU to one on it. What it does must follow from their shapes alone, and it must not
             wait for the GPU. What it changes in place (weights, statistics, the optimiser's memory), a replay changes.
         told: called behind each step with what `tell` gave when that shape was captured.
-        tell: tensors that a step leaves elsewhere, such as firing rates, to be found there again behind a replay.
+        tell: names what a step leaves elsewhere, such as firing rates, to be put there again behind a replay.
     """
 
     def __init__(
         self,
         step: Callable[..., Tensor],
-        tell: Callable[[], dict[str, Tensor]] = dict,
-        told: Callable[[dict[str, Tensor]], None] = lambda left: None,
+        tell: Callable[[], Left] | None = None,
+        told: Callable[[Left], None] | None = None,
     ) -> None:
         self._step, self._tell, self._told = step, tell, told
         self._seen: Counter[tuple[torch.Size, ...]] = Counter()
-        self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
+        self._graphs: dict[tuple[torch.Size, ...], _Graph[Left]] = {}
         self._pool: Any = None  # memory that all graphs share
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -57,26 +61,28 @@ class GraphedStep:
         current.wait_stream(aside)
         return result
 
-    def _capture(self, inputs: tuple[Tensor, ...]) -> _Graph:
+    def _capture(self, inputs: tuple[Tensor, ...]) -> _Graph[Left]:
         kept = tuple(each.clone() for each in inputs)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = self._step(*kept)
         self._pool = graph.pool()
-        return _Graph(graph, kept, result, self._tell())
+        return _Graph(graph, kept, result, None if self._tell is None else self._tell())
 
-    def _replay(self, graph: _Graph, inputs: tuple[Tensor, ...]) -> Tensor:
+    def _replay(self, graph: _Graph[Left], inputs: tuple[Tensor, ...]) -> Tensor:
         for kept, given in zip(graph.inputs, inputs, strict=True):
             kept.copy_(given)
         graph.graph.replay()
-        self._told(graph.left)
+        if self._told is not None and graph.left is not None:
+            self._told(graph.left)
         return graph.result.clone()
 
 
-class _Graph:
+@dataclasses.dataclass
+class _Graph(Generic[Left]):
     """A captured step: where its inputs lie, and what it leaves where."""
 
-    def __init__(
-        self, graph: torch.cuda.CUDAGraph, inputs: tuple[Tensor, ...], result: Tensor, left: dict[str, Tensor]
-    ) -> None:
-        self.graph, self.inputs, self.result, self.left = graph, inputs, result, left
+    graph: torch.cuda.CUDAGraph
+    inputs: tuple[Tensor, ...]
+    result: Tensor
+    left: Left | None

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sdt_ros.network import MLIF, synthetic_events
+from sdt_ros.network.head import Upsample
 
 
 class Taps:
     """Forward hooks on modules by name.
 
     `features` and `rates` hold what the last pass gave; both keep their graph, so that losses can use them. The
-    spikes' share is over all steps, samples and neurons of a layer; it is taken while `counts` is set.
+    spikes' share is over all steps, samples and neurons of a layer; it is taken while `counts` is set. So is `alive`,
+    the share of a decoder step's outputs above 0: where a rectifier gives nothing, nothing before it learns.
 
     Args:
         network: what to listen to.
@@ -30,6 +32,7 @@ class Taps:
     def __init__(self, network: nn.Module, stages: Sequence[str] = ()) -> None:
         self.features: dict[str, Tensor] = {}
         self.rates: dict[str, Tensor] = {}
+        self.alive: dict[str, Tensor] = {}
         self.counts = True
         self._paused = False
         modules = dict(network.named_modules())
@@ -41,10 +44,12 @@ class Taps:
         for name, module in modules.items():
             if isinstance(module, MLIF):
                 self._handles.append(module.register_forward_hook(self._on_neurons(name)))
+            elif isinstance(module, Upsample):
+                self._handles.append(module.register_forward_hook(self._on_decoder(name)))
 
     def clear(self) -> None:
         """Forget the last pass, and with it its graph."""
-        self.features, self.rates = {}, {}
+        self.features, self.rates, self.alive = {}, {}, {}
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -83,6 +88,13 @@ class Taps:
         def hook(module: nn.Module, inputs: Any, spikes: Tensor) -> None:
             if self.counts and not self._paused:
                 self.rates[name] = spikes.mean(dtype=torch.float32)
+
+        return hook
+
+    def _on_decoder(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, features: Tensor) -> None:
+            if self.counts and not self._paused:
+                self.alive[name] = (features.detach() > 0).mean(dtype=torch.float32)
 
         return hook
 

@@ -21,11 +21,13 @@ from sdt_distill.training import Augmentation, AugmentConfig, ConfigError, Geome
 from sdt_distill.training.batch import Fit, make_item
 from sdt_distill.training.cells import resize_nearest, resize_spikes
 from sdt_distill.training.command import add_parser
-from sdt_distill.training.config import DataConfig, OptimiserConfig, save_config
+from sdt_distill.training.config import DataConfig, OptimiserConfig, SourceConfig, save_config
 from sdt_distill.training.data import Mixture, Source, spread_evenly, stream
 from sdt_distill.training.engine import Trainer, TrainingError
+from sdt_distill.training.growing import GrowingSamples
 from sdt_distill.training.optimise import AveragedNetwork, learning_rate, make_optimiser
-from sdt_distill.training.resident import ResidentSamples, resident_stream
+from sdt_distill.training.packed import Shelf, pack
+from sdt_distill.training.resident import read_all, resident_stream
 from sdt_distill.training.spike_noise import _chance
 from sdt_distill.training.state import StateError, load_state, save_state
 from sdt_distill.training.taps import recompute_in_backward
@@ -240,7 +242,7 @@ def test_resident_samples_are_those_of_the_stream(workers):
     config = DataConfig(workers=workers)
     for kind, together in ((sources, 4), (one_size, 1)):
         mixture = Mixture(kind, 4, together)
-        samples = ResidentSamples(kind, config, torch.device("cpu"), progress=False)
+        samples = read_all(kind, config, torch.device("cpu"), progress=False)
         read, kept = stream(mixture, DataConfig(), 4, 8, 8, pin=False), resident_stream(samples, mixture, 4, 8, 8)
         for _ in range(40):
             wanted, found = next(read), next(kept)
@@ -250,18 +252,83 @@ def test_resident_samples_are_those_of_the_stream(workers):
 
 
 def test_resident_samples_refuse_what_they_cannot_keep(banks, tmp_path):
-    made = [Source("made", Numbers(30), 1.0, Fit(), in_order=True)]
-    with pytest.raises(ConfigError, match="made is made while training; write a bank"):
-        ResidentSamples(made, DataConfig(), torch.device("cpu"), progress=False)
-
     class Mixed(Numbers):
         def __getitem__(self, index):
             return sample(24 + (index > 65), index=index)
 
     with pytest.raises(ConfigError, match=r"set data\.size"):
-        ResidentSamples([Source("m", Mixed(70), 1.0, Fit())], DataConfig(), torch.device("cpu"), progress=False)
+        read_all([Source("m", Mixed(70), 1.0, Fit())], DataConfig(), torch.device("cpu"), progress=False)
     with pytest.raises(ConfigError, match="keeps no frames, which the teacher needs"):
         smoke(banks, "data.resident=true", "loss.proxy=1", "teacher.kind=frame", f"teacher.weights={tmp_path}")
+
+
+def made_while_training(**values):
+    """Settings of a source of kind `simulated`."""
+    options = {"camera": "davis346@64x48", "samples": 64, "texture_sets": 1, "group": 4, **values}
+    return f"data.sources=[{{kind: simulated, scale: 1, options: {json.dumps(options)}}}]"
+
+
+def test_samples_made_while_training_are_kept_and_drawn_from(banks, tmp_path):
+    config = smoke(banks, made_while_training(samples=24), "data.resident=true", "data.workers=2", "run.steps=4")
+    trainer = Trainer(config, tmp_path)
+    batches = trainer._batches(config.run.batch, progress=False)
+    growing = trainer._growing
+    assert len(growing) == 24  # fewer than it waits for, as there are no more
+    seen = {key for _ in range(60) for key in next(batches).keys}
+    assert len(seen) == 24
+    source = trainer._sources[0]
+    batch = next(batches)
+    for k, key in enumerate(batch.keys):
+        wanted = source.item(int(key.rpartition("/")[2]), 0)
+        assert torch.equal(batch.spikes[k], wanted.spikes) and torch.equal(
+            batch.depth[k].nan_to_num(), wanted.depth.nan_to_num()
+        )
+    growing.close()
+    assert not growing._thread.is_alive()
+    assert trainer.run(progress=False).finished
+
+
+def test_what_cannot_be_made_while_training_is_said(banks, tmp_path):
+    with pytest.raises(ConfigError, match=r"need data\.workers"):
+        Trainer(smoke(banks, made_while_training(), "data.resident=true"), tmp_path / "a").run(progress=False)
+    config = smoke(banks, "data.resident=true", "data.workers=1")
+    bank = SourceConfig(kind="simulation", path=banks / "train", scale=1)
+    mixed = dataclasses.replace(config.data, sources=(*smoke(banks, made_while_training()).data.sources, bank))
+    with pytest.raises(ConfigError, match="let all sources be of kind 'simulated', or none"):
+        Trainer(dataclasses.replace(config, data=mixed), tmp_path / "b").run(progress=False)
+
+    trainer = Trainer(smoke(banks, made_while_training(), "data.resident=true", "data.workers=1"), tmp_path / "c")
+
+    class Broken(type(trainer._sources[0].data)):
+        def __getitem__(self, index):
+            raise ValueError("no such scene")
+
+    trainer._sources[0].data.__class__ = Broken
+    with pytest.raises(DatasetError, match=r"samples made while training: .*no such scene"):
+        GrowingSamples(trainer._sources, trainer.config.data, torch.device("cpu"), progress=False)
+
+
+def test_a_shelf_grows_beyond_its_room():
+    items = [make_item(sample(index=k), f"s/{k}", k, Fit()) for k in range(13)]
+    shelf = Shelf("s", torch.device("cpu"), 2)
+    for first in range(0, 12, 4):
+        shelf.put(pack(items[first : first + 4]))
+    shelf.put(pack(items[12:]))
+    assert len(shelf) == 13 and shelf.keys == [item.key for item in items]
+    spikes, depth = shelf.take(np.array([12, 0, 5]))
+    assert torch.equal(spikes, pack([items[12], items[0], items[5]]).spikes)
+    assert torch.equal(depth[2], items[5].depth)
+
+
+def test_a_run_by_the_clock_cools_down_and_ends(banks, tmp_path):
+    config = smoke(banks, "run.minutes=0.05", "run.steps=100000", "run.log_every=1", "optimiser.warmup_steps=2")
+    outcome = Trainer(config, tmp_path).run(progress=False)
+    assert outcome.finished and 2 < outcome.step < 100_000 and outcome.scores is not None
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    rates = [line["lr"] for line in lines if line["kind"] == "train"]
+    assert rates[2:] == sorted(rates[2:], reverse=True) and rates[-1] < 0.3 * config.optimiser.lr
+    again = Trainer(config, tmp_path)
+    assert again.run(progress=False).finished and again.step == outcome.step
 
 
 def test_a_run_on_resident_samples_has_the_same_losses(banks, tmp_path):

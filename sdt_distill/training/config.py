@@ -82,8 +82,9 @@ class DataConfig:
             are, which a network can tell before lenses of one kind only.
         workers: processes that read samples; 0 reads in a thread of this one.
         prefetch: batches made ahead.
-        resident: read all sources once, before the first step, and keep them on the device, packed: for a GPU, and
-            for banks that fit into its memory. Frames are not kept, so it goes without a teacher.
+        resident: keep all samples on the device, packed: for a GPU, and for banks that fit into its memory, which are
+            read once, before the first step. Sources of kind `simulated` are made by `workers` processes while
+            training, and drawn from as far as they are made. Frames are not kept, so it goes without a teacher.
     """
 
     sources: tuple[SourceConfig, ...] = ()
@@ -157,7 +158,8 @@ class RunConfig:
     """How long, how wide, on what, and what is written when.
 
     Attributes:
-        steps: optimiser steps in all.
+        steps: optimiser steps in all, at most.
+        minutes: the run ends, and the learning rate falls, by the clock; 0 for by steps alone. For a GPU that is lent.
         batch: samples of one process and one pass.
         accumulation: passes of one optimiser step.
         seed: of weights, order and augmentation.
@@ -179,6 +181,7 @@ class RunConfig:
     """
 
     steps: int = 10_000
+    minutes: float = 0.0
     batch: int = 8
     accumulation: int = 1
     seed: int = 0
@@ -200,6 +203,7 @@ class RunConfig:
             _require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
         for key in ("threads", "validate_every", "validation_samples", "pictures_every", "seed"):
             _require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
+        _require(self.minutes >= 0, "minutes", self.minutes, "0 or more")
         switch = ("auto", "on", "off")
         choices = {"precision": ("auto", "bfloat16", "float32"), "fused": switch, "graph": switch}
         for key, known in choices.items():

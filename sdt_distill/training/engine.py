@@ -27,6 +27,7 @@ from .data import Mixture, Source, activity, open_source, stream
 from .distributed import Group, share_batch_norms, shared_mean
 from .geometry import Geometry
 from .graphed import GraphedStep
+from .growing import GrowingSamples
 from .hardware import pick_layers, pick_precision
 from .log import RunLog
 from .optimise import (
@@ -37,8 +38,9 @@ from .optimise import (
     restore_optimiser,
     set_learning_rate,
 )
+from .packed import Shelves
 from .pictures import example_picture
-from .resident import ResidentSamples, resident_stream
+from .resident import read_all, resident_stream
 from .state import StateError, below, load_state, part, save_state
 from .summary import write_summary
 from .taps import Taps, recompute_in_backward
@@ -139,6 +141,8 @@ class Trainer:
         one_size = len({source.fit.size for source in self._sources}) == 1
         self._mixture = Mixture(self._sources, run.seed, 1 if one_size else run.batch * self.group.world)
         self._augment = Augmentation(config.augment, run.seed)
+        if run.minutes and self.group.world > 1:
+            raise ConfigError("config key 'run.minutes' is for one process: clocks differ; set run.steps instead")
 
         torch.manual_seed(run.seed)
         self.network = build(config.network, data.bins)
@@ -160,11 +164,13 @@ class Trainer:
         self._student = Student(self.network, loss, self.taps, config, self.group)
         self._optimiser = make_optimiser([self._student], config.optimiser)
 
-        self._resident: ResidentSamples | None = None
+        self._shelves: Shelves | None = None
+        self._growing: GrowingSamples | None = None
         self._stopping = False
         self.step = self.samples_seen = 0
         self.best: dict[str, Any] = {}
         self.seconds = 0.0  # of all processes that worked on the run
+        self._lap = time.monotonic()  # since when seconds are not counted yet
         self._restore()
         self._step_module: nn.Module = self._student
         if self.group.world > 1:
@@ -184,10 +190,11 @@ class Trainer:
             )  # fmt: skip
 
     def run(self, max_minutes: float = math.inf, progress: bool = True) -> Outcome:
-        """Go on until all steps are done, the time is over, or the losses are no numbers.
+        """Go on until all steps are done, the time is over, or nothing can be learnt any more.
 
         Raises:
-            TrainingError: a loss or gradient was NaN or infinite; the last good state is on disk.
+            TrainingError: a loss or gradient was NaN or infinite, or the decoder gives nothing whatever it is shown;
+                the last good state is on disk.
         """
         run = self.config.run
         deadline = time.monotonic() + max_minutes * 60
@@ -197,19 +204,19 @@ class Trainer:
         bar = tqdm(total=run.steps, initial=self.step, unit="step", disable=not (progress and self.group.is_first))
         pending: list[_Pending] = []
         scores: Scores | None = None
-        busy, seen, lap, lap_seen = 0.0, 0, time.monotonic(), 0
+        busy, seen, self._lap, lap_seen = 0.0, 0, time.monotonic(), 0
         try:
-            while self.step < run.steps:
+            while not self._is_finished():
                 pending.append(self._train_step(batches))
                 seen, lap_seen = seen + batch_of_all * run.accumulation, lap_seen + batch_of_all * run.accumulation
                 bar.update()
                 last, saves, validates = self._turns(self.step)
                 alone_and_over = self.group.world == 1 and self._is_over(deadline)
                 if self._is_read(self.step) or alone_and_over:
-                    rates = self._read(pending, log, lap_seen / (time.monotonic() - lap), bar)
+                    rates = self._read(pending, log, lap_seen / (time.monotonic() - self._lap), bar)
                     now = time.monotonic()
-                    busy, lap_busy = busy + now - lap, now - lap
-                    self.seconds += lap_busy
+                    busy += now - self._lap
+                    self.seconds, self._lap = self.seconds + now - self._lap, now
                     over = self.group.any(self._is_over(deadline))
                     if validates or saves or over:
                         self._report_neurons(rates, log)
@@ -219,13 +226,15 @@ class Trainer:
                         self._save(final=last or over)
                     if over:
                         break
-                    lap, lap_seen = time.monotonic(), 0
+                    self._lap, lap_seen = time.monotonic(), 0
         finally:
             bar.close()
             batches.close()  # type: ignore[attr-defined]
+            if self._growing is not None:
+                self._growing.close()
             if log is not None:
                 log.close()
-        finished = self.step == run.steps
+        finished = self._is_finished()
         if self.group.is_first:
             self._write_checkpoint("last", scores)
             write_summary(self.out)
@@ -240,18 +249,31 @@ class Trainer:
         """This process's batches from the run's place on."""
         data, size = self.config.data, self.config.run.batch
         start = self.samples_seen + self.group.rank * size
+        if data.resident and any(source.in_order for source in self._sources):
+            if self._growing is None:
+                self._growing = GrowingSamples(self._sources, data, self.device, progress)
+            return self._growing.batches(self._mixture, size, start, batch_of_all)
         if data.resident:
-            if self._resident is None:
-                self._resident = ResidentSamples(self._sources, data, self.device, progress)
-            return resident_stream(self._resident, self._mixture, size, start, batch_of_all)
+            if self._shelves is None:
+                self._shelves = read_all(self._sources, data, self.device, progress=progress)
+            return resident_stream(self._shelves, self._mixture, size, start, batch_of_all)
         return stream(self._mixture, data, size, start, batch_of_all, pin=self.device.type == "cuda")
 
     def _turns(self, step: int) -> tuple[bool, bool, bool]:
         """Whether a step is the last, saves and validates."""
         run = self.config.run
-        last = step == run.steps
+        last = step == run.steps or self._part_of_time() >= 1
         validates = bool(run.validate_every) and step % run.validate_every == 0
         return last, last or step % run.save_every == 0, last or validates
+
+    def _part_of_time(self) -> float:
+        """Share of `run.minutes` that is over; 0 where the clock does not matter."""
+        minutes = self.config.run.minutes
+        return (self.seconds + time.monotonic() - self._lap) / (60 * minutes) if minutes else 0.0
+
+    def _is_finished(self) -> bool:
+        run = self.config.run
+        return self.step >= run.steps or bool(run.minutes and self.seconds >= 60 * run.minutes)
 
     def _is_read(self, step: int) -> bool:
         """Whether losses and firing rates are read from the device behind a step."""
@@ -263,7 +285,7 @@ class Trainer:
     def _train_step(self, batches: Iterator[Batch]) -> _Pending:
         """One optimiser step; losses stay on the device, so that it need not wait for them to be read."""
         run = self.config.run
-        lr = learning_rate(self.step, run.steps, self.config.optimiser)
+        lr = learning_rate(self.step, run.steps, self.config.optimiser, self._part_of_time())
         set_learning_rate(self._optimiser, lr)
         self._student.train()
         self.taps.counts = bool(self.config.loss.rate) or self._graphed is not None or self._is_read(self.step + 1)

@@ -34,12 +34,20 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
-def learning_rate(step: int, steps: int, config: OptimiserConfig) -> float:
-    """The rate of a step, counted from 0: a line up to `lr`, a plateau, half a cosine down to `final_lr` of it."""
+def learning_rate(step: int, steps: int, config: OptimiserConfig, done: float = 0.0) -> float:
+    """The rate of a step, counted from 0: a line up to `lr`, a plateau, half a cosine down to `final_lr` of it.
+
+    Args:
+        step: that it is for.
+        steps: of the run.
+        config: its shape.
+        done: share of the run's time that is over, where the clock ends it; the rate is the lower one of both.
+    """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     falling = max(1, round(config.cooldown * (steps - config.warmup_steps)))
     part = min(1.0, max(0, step - (steps - falling)) / falling)
+    part = max(part, min(1.0, (done - (1 - config.cooldown)) / config.cooldown))
     return config.lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * part)))
 
 

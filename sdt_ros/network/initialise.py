@@ -107,9 +107,12 @@ def _set_statistics(model: SpikingDepthTransformer, spikes: Tensor) -> None:
 
 
 def _centre_depth(model: SpikingDepthTransformer, spikes: Tensor) -> None:
-    """Starts in the middle of the depth range, with a contrast that stays well inside it."""
+    """Starts in the middle of the depth range, with little contrast.
+
+    Too much is the first thing to be unlearnt, and the quickest way there is a decoder that gives nothing any more.
+    """
     estimate = model.eval()(spikes)
-    gain = 0.15 / estimate.std()
+    gain = 0.03 / estimate.std()
     projection = model.head.depth
     projection.weight.mul_(gain)
     projection.bias.sub_(estimate.mean()).mul_(gain).add_(0.5)  # type: ignore[union-attr]

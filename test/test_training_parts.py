@@ -24,7 +24,6 @@ from sdt_distill.training.command import add_parser
 from sdt_distill.training.config import DataConfig, OptimiserConfig, SourceConfig, save_config
 from sdt_distill.training.data import Mixture, Source, spread_evenly, stream
 from sdt_distill.training.engine import Trainer, TrainingError
-from sdt_distill.training.growing import GrowingSamples
 from sdt_distill.training.optimise import AveragedNetwork, learning_rate, make_optimiser
 from sdt_distill.training.packed import Shelf, pack
 from sdt_distill.training.resident import read_all, resident_stream
@@ -273,7 +272,10 @@ def test_samples_made_while_training_are_kept_and_drawn_from(banks, tmp_path):
     trainer = Trainer(config, tmp_path)
     batches = trainer._batches(config.run.batch, progress=False)
     growing = trainer._growing
-    assert len(growing) == 24  # fewer than it waits for, as there are no more
+    assert growing.wait(lambda: False, progress=False)
+    while not growing._ended:
+        growing.take_in()
+    assert len(growing) == 24
     seen = {key for _ in range(60) for key in next(batches).keys}
     assert len(seen) == 24
     source = trainer._sources[0]
@@ -305,7 +307,14 @@ def test_what_cannot_be_made_while_training_is_said(banks, tmp_path):
 
     trainer._sources[0].data.__class__ = Broken
     with pytest.raises(DatasetError, match=r"samples made while training: .*no such scene"):
-        GrowingSamples(trainer._sources, trainer.config.data, torch.device("cpu"), progress=False)
+        trainer.run(progress=False)
+
+
+def test_a_run_can_be_stopped_while_it_waits_for_samples(banks, tmp_path):
+    trainer = Trainer(smoke(banks, made_while_training(), "data.resident=true", "data.workers=1"), tmp_path)
+    trainer.stop()
+    outcome = trainer.run(progress=False)
+    assert (outcome.step, outcome.finished) == (0, False) and not (tmp_path / "last.safetensors").exists()
 
 
 def test_a_shelf_grows_beyond_its_room():

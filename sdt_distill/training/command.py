@@ -86,7 +86,8 @@ def run_train(args: argparse.Namespace) -> int:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(f"{out}: step {outcome.step} of {config.run.steps}, {outcome.samples_per_second:.1f} samples/s")
+    of = f"{config.run.minutes:g} minutes" if config.run.minutes else f"{config.run.steps}"
+    print(f"{out}: step {outcome.step} of {of}, {outcome.samples_per_second:.1f} samples/s")
     if not outcome.finished:
         print("The same command goes on from here.")
     return 0

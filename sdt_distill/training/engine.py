@@ -198,9 +198,12 @@ class Trainer:
         """
         run = self.config.run
         deadline = time.monotonic() + max_minutes * 60
-        log = RunLog(self.out, self.step) if self.group.is_first else None
         batch_of_all = run.batch * self.group.world
         batches = self._batches(batch_of_all, progress and self.group.is_first)
+        if self._growing is not None and not self._growing.wait(lambda: self._is_over(deadline), progress=progress):
+            self._growing.close()
+            return Outcome(self.step, False, None, 0.0)
+        log = RunLog(self.out, self.step) if self.group.is_first else None
         bar = tqdm(total=run.steps, initial=self.step, unit="step", disable=not (progress and self.group.is_first))
         pending: list[_Pending] = []
         scores: Scores | None = None
@@ -251,7 +254,7 @@ class Trainer:
         start = self.samples_seen + self.group.rank * size
         if data.resident and any(source.in_order for source in self._sources):
             if self._growing is None:
-                self._growing = GrowingSamples(self._sources, data, self.device, progress)
+                self._growing = GrowingSamples(self._sources, data, self.device)
             return self._growing.batches(self._mixture, size, start, batch_of_all)
         if data.resident:
             if self._shelves is None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ from .config import ConfigError, DataConfig
 from .data import Mixture, Source
 from .packed import Chunk, Shelf, Shelves, pack
 
-_FIRST = 64  # samples, at least, that each source has before the first batch
+_FIRST = 16  # samples, at least, that each source has before the first batch
+_PATIENCE_S = 0.2  # between two looks whether the run is to stop
 _TURNS = 256  # groups of samples within which each source gets its share
 
 
@@ -71,14 +73,12 @@ class GrowingSamples:
         sources: all of kind `simulated`; their `samples` bound what is made.
         config: its `workers` make samples.
         device: where they are kept.
-        progress: whether to show a bar until there are enough to begin.
 
     Raises:
         ConfigError: a source is no simulator, or there are no workers.
-        DatasetError: a sample cannot be made.
     """
 
-    def __init__(self, sources: Sequence[Source], config: DataConfig, device: torch.device, progress: bool) -> None:
+    def __init__(self, sources: Sequence[Source], config: DataConfig, device: torch.device) -> None:
         for source in sources:
             if not isinstance(source.data, SimulatedDataset):
                 raise ConfigError(
@@ -97,18 +97,29 @@ class GrowingSamples:
         )
         self._thread = threading.Thread(target=self._receive, args=(loader,), name="samples", daemon=True)
         self._thread.start()
-        enough = [min(_FIRST, len(source.data)) for source in sources]
-        with tqdm(total=sum(enough), desc="first samples", unit="sample", disable=not progress) as bar:
-            while any(len(shelf) < least for shelf, least in zip(self._shelves, enough, strict=True)):
-                self.take_in(wait=True)
-                bar.n = sum(min(len(shelf), least) for shelf, least in zip(self._shelves, enough, strict=True))
-                bar.refresh()
+        self._enough = [min(_FIRST, len(source.data)) for source in sources]
 
     def __len__(self) -> int:
         return sum(map(len, self._shelves))
 
-    def take_in(self, *, wait: bool = False) -> None:
-        """Put on the shelves what was made since the last call, or wait for the next to be made.
+    def wait(self, stopping: Callable[[], bool], *, progress: bool) -> bool:
+        """Wait until there are samples of each source; False where the run is to stop before.
+
+        Raises:
+            ConfigError: as `Shelf.put`.
+            DatasetError: a sample could not be made.
+        """
+        with tqdm(total=sum(self._enough), desc="first samples", unit="sample", disable=not progress) as bar:
+            while True:
+                self.take_in()
+                there = [min(len(shelf), least) for shelf, least in zip(self._shelves, self._enough, strict=True)]
+                bar.update(sum(there) - bar.n)
+                if there == self._enough or stopping():
+                    return there == self._enough
+                time.sleep(_PATIENCE_S)
+
+    def take_in(self) -> None:
+        """Put on the shelves what was made since the last call.
 
         Raises:
             ConfigError: as `Shelf.put`.
@@ -116,10 +127,9 @@ class GrowingSamples:
         """
         while not self._ended:
             try:
-                entry = self._made.get(block=wait)
+                entry = self._made.get_nowait()
             except queue.Empty:
                 return
-            wait = False
             if entry is None:
                 self._ended = True
             elif isinstance(entry, BaseException):
@@ -138,7 +148,7 @@ class GrowingSamples:
             first += stride
 
     def close(self) -> None:
-        """Make no more."""
+        """Make no more; what there is stays."""
         self._stop.set()
         self._thread.join()
 

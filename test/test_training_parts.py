@@ -16,8 +16,21 @@ from torch import nn
 from training_runs import SMOKE, smoke, write_banks
 
 from sdt_distill.datasets import DatasetError, Sample
+from sdt_distill.datasets.simulated import SimulatedDataset
+from sdt_distill.datasets.simulated_config import SimulatedConfig
+from sdt_distill.kernels import use_fused_layers
 from sdt_distill.networks import load_network
-from sdt_distill.training import Augmentation, AugmentConfig, ConfigError, Geometry, Taps, collate, engine, load_config
+from sdt_distill.training import (
+    Augmentation,
+    AugmentConfig,
+    ConfigError,
+    Geometry,
+    Taps,
+    collate,
+    engine,
+    growing,
+    load_config,
+)
 from sdt_distill.training.batch import Fit, make_item
 from sdt_distill.training.cells import resize_nearest, resize_spikes
 from sdt_distill.training.command import add_parser
@@ -25,7 +38,7 @@ from sdt_distill.training.config import DataConfig, OptimiserConfig, SourceConfi
 from sdt_distill.training.data import Mixture, Source, spread_evenly, stream
 from sdt_distill.training.engine import Trainer, TrainingError
 from sdt_distill.training.optimise import AveragedNetwork, learning_rate, make_optimiser
-from sdt_distill.training.packed import Shelf, pack
+from sdt_distill.training.packed import NoRoomError, Shelf, Shelves, pack
 from sdt_distill.training.resident import read_all, resident_stream
 from sdt_distill.training.spike_noise import _chance
 from sdt_distill.training.state import StateError, load_state, save_state
@@ -271,11 +284,11 @@ def test_samples_made_while_training_are_kept_and_drawn_from(banks, tmp_path):
     config = smoke(banks, made_while_training(samples=24), "data.resident=true", "data.workers=2", "run.steps=4")
     trainer = Trainer(config, tmp_path)
     batches = trainer._batches(config.run.batch, progress=False)
-    growing = trainer._growing
-    assert growing.wait(lambda: False, progress=False)
-    while not growing._ended:
-        growing.take_in()
-    assert len(growing) == 24
+    made = trainer._growing
+    assert made.wait(lambda: False, progress=False)
+    while not made._ended:
+        made.take_in()
+    assert len(made) == 24
     seen = {key for _ in range(60) for key in next(batches).keys}
     assert len(seen) == 24
     source = trainer._sources[0]
@@ -285,9 +298,78 @@ def test_samples_made_while_training_are_kept_and_drawn_from(banks, tmp_path):
         assert torch.equal(batch.spikes[k], wanted.spikes) and torch.equal(
             batch.depth[k].nan_to_num(), wanted.depth.nan_to_num()
         )
-    growing.close()
-    assert not growing._thread.is_alive()
+    made.close()
+    assert not made._thread.is_alive()
+    trainer._growing = None
     assert trainer.run(progress=False).finished
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("weights", [(1, 1), (3, 1), (5, 2)])
+def test_all_samples_are_made_once_by_any_number_of_workers(workers, weights, monkeypatch):
+    options = {"camera": "davis346@64x48", "texture_sets": 1, "group": 4, "texture_block": 8}
+    sources = [
+        Source(str(k), SimulatedDataset(SimulatedConfig.from_dict({**options, "samples": 44})), weight, Fit())
+        for k, weight in enumerate(weights)
+    ]
+    monkeypatch.setattr(Source, "item", lambda self, index, number: (self.name, index))
+    monkeypatch.setattr(growing, "pack", list)
+    made = []
+    for worker in range(workers):
+        info = argparse.Namespace(id=worker, num_workers=workers)
+        monkeypatch.setattr(growing, "get_worker_info", lambda info=info: info)
+        mine = [chunk for _, chunk in growing._Makers(sources)]
+        made += [entry for chunk in mine for entry in chunk]
+        for first, second in zip(mine[::2], mine[1::2], strict=False):  # groups of one block in a row share textures
+            assert second[0][0] != first[0][0] or second[0][1] == first[-1][1] + 1 or first[0][1] == 40
+    assert sorted(made) == sorted((str(k), index) for k in (0, 1) for index in range(44))
+
+
+def test_a_full_device_ends_the_making_and_not_the_run(banks, tmp_path, monkeypatch, caplog):
+    config = smoke(banks, made_while_training(samples=400), "data.resident=true", "data.workers=1", "run.steps=30")
+
+    def put(self, chunk):
+        if len(self) >= 16:
+            raise NoRoomError("no room")
+        usual(self, chunk)
+
+    usual = Shelf.put
+    monkeypatch.setattr(Shelf, "put", put)
+    assert Trainer(config, tmp_path).run(progress=False).finished
+    assert "no more samples are made, the 16 that there are go on" in caplog.text
+
+
+def test_shelves_of_two_sizes_say_what_to_set():
+    shelves = [Shelf(str(k), torch.device("cpu"), 4) for k in range(2)]
+    for k, shelf in enumerate(shelves):
+        shelf.put(pack([make_item(sample(24 + 8 * k, 32), f"s{k}", 0, Fit())]))
+    with pytest.raises(ConfigError, match=r"s1 has spikes .* s0 has .* set data\.size"):
+        Shelves(shelves).batch([(0, 0), (1, 0)], 0)
+
+
+def test_decoders_are_watched_only_while_shares_are_taken():
+    """A hook on them keeps compiled layers from the fast last step."""
+    network = use_fused_layers(build_network(TINY)).train()
+    taps = Taps(network)
+    spikes = synthetic_events(4, 32, 32).float()
+    network(spikes)
+    assert "head.up1" in taps.alive and network.head.up1._forward_hooks
+    taps.counts = False
+    taps.clear()
+    assert not network.head.up1._forward_hooks
+    last = network(spikes).grad_fn
+    while "Alias" in last.name() or "Slice" in last.name():
+        last = last.next_functions[0][0]
+    assert "_Finish" in last.name() and not taps.alive and not taps.rates
+
+
+def test_small_shares_of_large_batches_are_kept_or_refused():
+    sources = [Source(str(k), Numbers(30), w, Fit(size=(24 + 8 * k, 32))) for k, w in enumerate((16.0, 1.5))]
+    mixture = Mixture(sources, 0, together=256)
+    places = [mixture.place(number)[0] for number in range(64 * 256)]
+    assert np.mean(places) == pytest.approx(1.5 / 17.5, abs=0.01)
+    with pytest.raises(ConfigError, match="too small a share: of 64 batches none would have it"):
+        Mixture([sources[0], dataclasses.replace(sources[1], weight=0.05)], 0, together=256)
 
 
 def test_what_cannot_be_made_while_training_is_said(banks, tmp_path):

@@ -159,7 +159,8 @@ class RunConfig:
 
     Attributes:
         steps: optimiser steps in all, at most.
-        minutes: the run ends, and the learning rate falls, by the clock; 0 for by steps alone. For a GPU that is lent.
+        minutes: the run ends, and the learning rate falls, by the clock, which counts training alone: reading, waiting
+            for first samples, validation and saving come on top. 0 for by steps alone.
         batch: samples of one process and one pass.
         accumulation: passes of one optimiser step.
         seed: of weights, order and augmentation.

@@ -25,6 +25,7 @@ from .config import DataConfig, SourceConfig
 from .tree import ConfigError
 
 _BLOCK = 1024  # samples within which every source gets exactly its share
+_GROUPS = 64  # batches of a block, at least: a source with less than a hundredth of all is none of them
 _SIMULATED = "simulated"  # made while training, unlike `simulation`, which is read from a bank or a description
 
 
@@ -110,14 +111,14 @@ class Mixture:
         sources: one or more. Those of one size are mixed sample by sample.
         seed: of the order.
         together: so many places in a row are of one size. Where sources are of different sizes that must be the
-            samples of a step's batch, of all processes; blocks are then of about 1024 places.
+            samples of a step's batch, of all processes; blocks are then of about 1024 places, or of 64 batches.
     """
 
     def __init__(self, sources: Sequence[Source], seed: int, together: int = 1) -> None:
         self.sources, self.seed, self.together = tuple(sources), seed, together
         sizes = list(dict.fromkeys(source.fit.size for source in sources))
         self._size_of = np.array([sizes.index(source.fit.size) for source in sources])
-        groups = max(1, _BLOCK // together)
+        groups = max(_GROUPS, _BLOCK // together)
         self._block = groups * together
         weights = np.array([source.weight for source in sources])
         by_size = np.bincount(self._size_of, weights)
@@ -127,7 +128,10 @@ class Mixture:
             self._counts[mine] = _shares(weights[mine], int(places))
         if not self._counts.all():
             rare = self.sources[int(np.argmin(self._counts))].name
-            raise ConfigError(f"the weight of source {rare!r} is below a thousandth of all; leave it out")
+            raise ConfigError(
+                f"the weight of source {rare!r} is too small a share: of {groups} batches none would have it; leave it "
+                "out, or raise its weight"
+            )
         self._block_of = lru_cache(maxsize=4)(self._draw_block)
         self._order_of = lru_cache(maxsize=2 * len(sources))(self._draw_order)
 

@@ -143,6 +143,8 @@ class Trainer:
         self._augment = Augmentation(config.augment, run.seed)
         if run.minutes and self.group.world > 1:
             raise ConfigError("config key 'run.minutes' is for one process: clocks differ; set run.steps instead")
+        if data.resident and self.group.world > 1 and any(source.in_order for source in self._sources):
+            raise ConfigError("data.resident: each process would make the same samples; write banks for several")
 
         torch.manual_seed(run.seed)
         self.network = build(config.network, data.bins)
@@ -200,8 +202,7 @@ class Trainer:
         deadline = time.monotonic() + max_minutes * 60
         batch_of_all = run.batch * self.group.world
         batches = self._batches(batch_of_all, progress and self.group.is_first)
-        if self._growing is not None and not self._growing.wait(lambda: self._is_over(deadline), progress=progress):
-            self._growing.close()
+        if self._growing is not None and not self._is_ready(self._growing, deadline, progress):
             return Outcome(self.step, False, None, 0.0)
         log = RunLog(self.out, self.step) if self.group.is_first else None
         bar = tqdm(total=run.steps, initial=self.step, unit="step", disable=not (progress and self.group.is_first))
@@ -221,10 +222,12 @@ class Trainer:
                     busy += now - self._lap
                     self.seconds, self._lap = self.seconds + now - self._lap, now
                     over = self.group.any(self._is_over(deadline))
+                    if self._is_finished():  # by the clock, while the GPU was waited for
+                        last = saves = validates = True
                     if validates or saves or over:
                         self._report_neurons(rates, log)
                     if validates and self._validator is not None:
-                        scores = self._validate(log)
+                        scores = self._validate(log, last)
                     if saves or over:
                         self._save(final=last or over)
                     if over:
@@ -233,8 +236,7 @@ class Trainer:
         finally:
             bar.close()
             batches.close()  # type: ignore[attr-defined]
-            if self._growing is not None:
-                self._growing.close()
+            self._stop_making()
             if log is not None:
                 log.close()
         finished = self._is_finished()
@@ -261,6 +263,21 @@ class Trainer:
                 self._shelves = read_all(self._sources, data, self.device, progress=progress)
             return resident_stream(self._shelves, self._mixture, size, start, batch_of_all)
         return stream(self._mixture, data, size, start, batch_of_all, pin=self.device.type == "cuda")
+
+    def _is_ready(self, growing: GrowingSamples, deadline: float, progress: bool) -> bool:
+        """Wait for the first samples; False where the run is over before."""
+        ready = False
+        try:
+            ready = growing.wait(lambda: self._is_over(deadline), progress=progress)
+        finally:
+            if not ready:
+                self._stop_making()
+        return ready
+
+    def _stop_making(self) -> None:
+        if self._growing is not None:
+            self._growing.close()
+            self._growing = None
 
     def _turns(self, step: int) -> tuple[bool, bool, bool]:
         """Whether a step is the last, saves and validates."""
@@ -407,9 +424,9 @@ class Trainer:
                 log.write("train", each.step, {**values, "lr": each.lr, "samples_per_second": speed})
         bar.set_postfix(loss=f"{table[-1, 0]:.4g}", refresh=False)
         pending.clear()
-        if not self.taps.rates:
-            return {}
         layers = {**self.taps.rates, **self.taps.alive}
+        if not layers:
+            return {}
         shares = self.group.mean(torch.stack(list(layers.values())).detach()).tolist()
         named = dict(zip(layers, shares, strict=True))
         silent = [name for name in self.taps.alive if named[name] == 0]
@@ -450,7 +467,7 @@ class Trainer:
                 state = "dead" if rate < DEAD else "saturated"
                 _log.warning("step %d: layer %s is %s, it fires at %.3f %%", self.step, name, state, 100 * rate)
 
-    def _validate(self, log: RunLog | None) -> Scores:
+    def _validate(self, log: RunLog | None, last: bool) -> Scores:
         """Score the averaged weights; keep them if they are the best by RMSE log."""
         assert self._validator is not None
         scores = self._validator(self.average.network, self.device, self.precision)
@@ -461,7 +478,7 @@ class Trainer:
                 self.step, scores.mean["abs_rel"], scores.mean["rmse_log"], scores.mean["delta1"], scores.frames,
             )  # fmt: skip
             every = self.config.run.pictures_every
-            if self.step == self.config.run.steps or (every and self.step % every == 0):
+            if last or (every and self.step % every == 0):
                 picture = example_picture(
                     self._validator.examples(4), self.average.network, self.config.data.depth_range, self.device
                 )

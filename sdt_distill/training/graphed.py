@@ -52,6 +52,11 @@ class GraphedStep(Generic[Left]):
         self._graphs[shapes] = self._capture(inputs)
         return self._replay(self._graphs[shapes], inputs)
 
+    def prepare(self, *inputs: Tensor) -> None:
+        """Take all steps that come before the first replay of a shape; nothing where they were taken."""
+        while tuple(each.shape for each in inputs) not in self._graphs:
+            self(*inputs)
+
     def _warm(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """On a stream of its own, as a capture will be."""
         current, aside = torch.cuda.current_stream(), torch.cuda.Stream()

@@ -1,12 +1,12 @@
 """Samples made while training, and kept on the device: processors make what they can, a GPU draws from all there is.
 
-A sample takes a processor some fifty milliseconds and a GPU less than one to learn from. So each is seen many times,
+A sample takes a processor some hundred milliseconds and a GPU less than one to learn from. So each is seen many times,
 the more often the earlier it was made; but none is waited for, and what is seen grows more varied until the end.
 """
 
 from __future__ import annotations
 
-import itertools
+import logging
 import queue
 import threading
 import time
@@ -24,46 +24,52 @@ from sdt_distill.datasets.simulated import SimulatedDataset
 from .batch import Batch
 from .config import ConfigError, DataConfig
 from .data import Mixture, Source
-from .packed import Chunk, Shelf, Shelves, pack
+from .packed import Chunk, NoRoomError, Shelf, Shelves, pack
 
+_log = logging.getLogger(__name__)
 _FIRST = 16  # samples, at least, that each source has before the first batch
 _PATIENCE_S = 0.2  # between two looks whether the run is to stop
-_TURNS = 256  # groups of samples within which each source gets its share
+_TURNS = 64  # blocks of samples within which each source gets its share
 
 
 class _Makers(IterableDataset[tuple[int, Chunk]]):
-    """Groups of samples of several sources, shared out among the workers of a data loader; each is made once."""
+    """Samples of several sources, shared out among the workers of a data loader; each is made once.
+
+    A worker takes whole blocks that share textures, which cost as much to make ready as a group of samples, and gives
+    them group by group.
+    """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = tuple(sources)
         weights = np.array([source.weight for source in sources])
         counts = np.maximum(1, np.round(weights / weights.sum() * _TURNS)).astype(int)
         self._counts = counts
-        order = np.argsort(np.concatenate([(np.arange(n) + 0.5) / n for n in counts]), kind="stable")
-        self._turns = np.repeat(np.arange(len(counts)), counts)[order]  # spread evenly
+        order = np.argsort(np.concatenate([np.arange(n) / n for n in counts]), kind="stable")
+        self._turns = np.repeat(np.arange(len(counts)), counts)[order]  # spread evenly, each source once at first
 
     def __iter__(self) -> Iterator[tuple[int, Chunk]]:
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         before = [np.cumsum(self._turns == k) - (self._turns == k) for k in range(len(self._counts))]
-        done: set[int] = set()
-        for turn in itertools.count(first, step):
+        blocks = [-(-len(source.data) // self._block(k)) for k, source in enumerate(self._sources)]
+        rounds = max(-(-blocks[k] // int(count)) for k, count in enumerate(self._counts))
+        for turn in range(first, rounds * len(self._turns), step):
             round_, place = divmod(turn, len(self._turns))
             k = int(self._turns[place])
-            made = self._group(k, round_ * int(self._counts[k]) + int(before[k][place]))
-            if made is not None:
-                yield k, made
-            elif len(done | {k}) == len(self._counts):
-                return
-            else:
-                done.add(k)
+            yield from ((k, chunk) for chunk in self._made(k, round_ * int(self._counts[k]) + int(before[k][place])))
 
-    def _group(self, k: int, number: int) -> Chunk | None:
-        """A group of samples of a source; None where the source ends before it."""
-        source = self._sources[k]
-        size = source.data.source.config.group  # type: ignore[attr-defined]
-        indices = range(number * size, min((number + 1) * size, len(source.data)))
-        return pack([source.item(index, 0) for index in indices]) if indices else None
+    def _block(self, k: int) -> int:
+        return int(self._config(k).texture_block)
+
+    def _config(self, k: int) -> Any:
+        return self._sources[k].data.source.config  # type: ignore[attr-defined]
+
+    def _made(self, k: int, block: int) -> Iterator[Chunk]:
+        """The groups of a block of a source; none where the source ends before it."""
+        source, group = self._sources[k], self._config(k).group
+        for first in range(block * self._block(k), min((block + 1) * self._block(k), len(source.data)), group):
+            last = min(first + group, len(source.data))
+            yield pack([source.item(index, 0) for index in range(first, last)])
 
 
 class GrowingSamples:
@@ -89,7 +95,8 @@ class GrowingSamples:
             raise ConfigError("data.resident: samples made while training need data.workers, the more the better")
         self._shelves = [Shelf(source.name, device, 4096) for source in sources]
         self.shelves = Shelves(self._shelves)
-        self._made: queue.Queue[tuple[int, Chunk] | BaseException | None] = queue.Queue()
+        # Bounded: what waits in it holds shared memory and open files.
+        self._made: queue.Queue[tuple[int, Chunk] | BaseException | None] = queue.Queue(4 * config.workers)
         self._ended = False
         self._stop = threading.Event()
         loader: DataLoader[Any] = DataLoader(
@@ -137,7 +144,17 @@ class GrowingSamples:
                 last = (str(entry).strip() or repr(entry)).splitlines()[-1]  # a worker's error is its whole traceback
                 raise DatasetError(f"samples made while training: {last}") from entry
             else:
-                self._shelves[entry[0]].put(entry[1])
+                self._put(*entry)
+
+    def _put(self, k: int, chunk: Chunk) -> None:
+        try:
+            self._shelves[k].put(chunk)
+        except NoRoomError as error:
+            if not len(self._shelves[k]):
+                raise
+            self._ended = True
+            self._stop.set()
+            _log.warning("no more samples are made, the %d that there are go on: %s", len(self), error)
 
     def batches(self, mixture: Mixture, size: int, start: int, stride: int) -> Iterator[Batch]:
         """Batches from a place of the stream on: sources in their shares, of each any of the samples made so far."""
@@ -159,9 +176,18 @@ class GrowingSamples:
     def _receive(self, loader: DataLoader[Any]) -> None:
         try:
             for entry in loader:
-                if self._stop.is_set():
+                if not self._hand_over(entry):
                     return
-                self._made.put(entry)
-            self._made.put(None)
+            self._hand_over(None)
         except BaseException as error:  # of a worker, or of the loader: told by `take_in`
-            self._made.put(error)
+            self._hand_over(error)
+
+    def _hand_over(self, entry: tuple[int, Chunk] | BaseException | None) -> bool:
+        """Wait for room in the queue; whether there was any before the end."""
+        while not self._stop.is_set():
+            try:
+                self._made.put(entry, timeout=_PATIENCE_S)
+                return True
+            except queue.Full:
+                continue
+        return False

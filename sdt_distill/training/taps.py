@@ -33,6 +33,8 @@ class Taps:
         self.features: dict[str, Tensor] = {}
         self.rates: dict[str, Tensor] = {}
         self.alive: dict[str, Tensor] = {}
+        self._decoders = {name: module for name, module in network.named_modules() if isinstance(module, Upsample)}
+        self._decoder_handles: list[Any] = []
         self.counts = True
         self._paused = False
         modules = dict(network.named_modules())
@@ -44,8 +46,22 @@ class Taps:
         for name, module in modules.items():
             if isinstance(module, MLIF):
                 self._handles.append(module.register_forward_hook(self._on_neurons(name)))
-            elif isinstance(module, Upsample):
-                self._handles.append(module.register_forward_hook(self._on_decoder(name)))
+
+    @property
+    def counts(self) -> bool:
+        """Whether shares are taken. Decoders have a hook meanwhile, for which compiled layers take a longer way."""
+        return self._counts
+
+    @counts.setter
+    def counts(self, wanted: bool) -> None:
+        self._counts = wanted
+        if wanted and not self._decoder_handles:
+            for name, module in self._decoders.items():
+                self._decoder_handles.append(module.register_forward_hook(self._on_decoder(name)))
+        elif not wanted:
+            for handle in self._decoder_handles:
+                handle.remove()
+            self._decoder_handles = []
 
     def clear(self) -> None:
         """Forget the last pass, and with it its graph."""
@@ -53,6 +69,7 @@ class Taps:
 
     def close(self) -> None:
         """Remove the hooks."""
+        self.counts = False
         for handle in self._handles:
             handle.remove()
         self.clear()

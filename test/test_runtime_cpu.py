@@ -261,7 +261,7 @@ def test_int8_convolutions_round_weights_and_nothing_else(channels: tuple[int, i
 def test_rates_and_scores_on_held_out_simulated_scenes(weights: str, runtime: str) -> None:
     """Firing rates within 1 %, Abs Rel within 2 % (int8) or 0.5 %, for trained weights.
 
-    With int8 the mean over 96 windows is uncertain by 1.2 % itself, which takes 192; and a window that one side reads as
+    With int8 the mean over 96 windows is uncertain by 1.2 % itself, so that takes 192; a window that one side reads as
     another kind of scene altogether, one in twenty at most, would decide alone (docs/performance.md).
     """
     samples = 192 if runtime == "cpu_int8" else SCENES["samples"]

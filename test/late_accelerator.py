@@ -64,7 +64,9 @@ class LateAccelerator:
         return torch.full(shape, 7, dtype=torch.uint8)
 
     def device(self, shape: torch.Size) -> Tensor:
-        return torch.zeros(shape, dtype=torch.uint8)
+        memory = torch.full(shape, 8, dtype=torch.uint8)
+        self._later(self._computation, memory.zero_, self.event(), self.event())
+        return memory
 
     def event(self) -> LateEvent:
         return LateEvent(self)
@@ -79,6 +81,7 @@ class LateAccelerator:
         if self.failure is not None:
             raise self.failure
         self.captured += 1
+        self.synchronize()  # what is recorded comes behind all that was started
         output = run()
 
         def replay() -> None:

@@ -99,9 +99,10 @@ class Inputs:
         turn, self._turn = self._turn, 1 - self._turn
         slot = self._slots[turn]
         if slot is None or slot.host.shape != shape:
-            if slot is not None:
-                self._accelerator.synchronize()  # copies from and to memory that is given back now
             accelerator = self._accelerator
-            slot = _Slot(accelerator.host(shape), accelerator.device(shape), accelerator.event(), accelerator.event())
-            self._slots[turn] = slot
+            # The old slot is kept until the device is done with it. And the new one's memory is still being written:
+            # by its filling, or by who had it before, in an order of work that its first upload knows nothing of.
+            new = _Slot(accelerator.host(shape), accelerator.device(shape), accelerator.event(), accelerator.event())
+            accelerator.synchronize()
+            self._slots[turn] = slot = new
         return slot

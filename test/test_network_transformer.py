@@ -181,7 +181,7 @@ def test_untrained_neurons_fire_neither_seldom_nor_always(name: str) -> None:
         depth = network(synthetic_events(4, 130, 173, seed=5))
     assert {layer: rate for layer, rate in rates.items() if not 0.04 <= rate <= 0.3} == {}
     assert len(rates) == 4 + 5 * 4 + 4 + 2
-    assert 0.02 < depth.std() < 0.5
+    assert 0.002 < depth.std() < 0.05
     assert 0 < depth.mean() < 1
 
 

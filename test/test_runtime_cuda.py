@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from depth_difference import apart
 from late_accelerator import LateAccelerator
 from torch import Tensor
 
@@ -65,8 +66,7 @@ def test_modules_are_the_network(attention: str, head: str, size: tuple[int, int
     spikes = torch.cat([synthetic_events(4, *size, seed=seed) for seed in (0, 1)])
     fast = use_gpu_layers(copy.deepcopy(plain), TorchOps(), torch.float32)
     expected, ours = depth_of(plain, spikes), depth_of(fast, spikes)
-    assert expected.std() > 0.01
-    assert (ours - expected).abs().mean() < 2e-3
+    assert apart(ours, expected) < 0.07
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 0.01), (torch.bfloat16, 0.02)])
@@ -160,9 +160,13 @@ def test_windows_arrive_whole_whatever_runs_first(seed: int) -> None:
 def test_two_windows_may_be_on_their_way_at_once() -> None:
     accelerator = LateAccelerator()
     inputs, target = Inputs(accelerator), torch.zeros(6, dtype=torch.uint8)
+    for value in (8, 9):  # the first two take memory, and wait for it
+        inputs.send(torch.full((6,), value, dtype=torch.uint8), target)
+    accelerator.synchronize()
+    before = accelerator.done
     inputs.send(torch.full((6,), 1, dtype=torch.uint8), target)
     inputs.send(torch.full((6,), 2, dtype=torch.uint8), target)
-    assert accelerator.done == 0  # neither call waited for anything
+    assert accelerator.done == before  # neither call waited for anything
     accelerator.synchronize()
     assert target.tolist() == [2] * 6
 
@@ -178,7 +182,7 @@ def test_one_pass_is_recorded_for_each_resolution() -> None:
     assert accelerator.captured == 3
     for number, (size, depth) in enumerate(zip(sizes, depths, strict=True)):  # none was overwritten by a later one
         assert depth.shape == (1, 1, *size)
-        assert (depth - depth_of(plain, window(*size, seed=number)[None])).abs().mean() < 2e-3
+        assert apart(depth, depth_of(plain, window(*size, seed=number)[None])) < 0.07
 
 
 def test_the_pass_out_of_use_for_longest_goes() -> None:
@@ -263,7 +267,7 @@ def test_auto_takes_the_fastest_that_works(
     assert isinstance(runtime, Fake) and runtime.name == name and words in why
     assert all(str(error) in caplog.text for error in fails.values())
     assert len(caplog.records) == len(fails)
-    assert (runtime(window()) - depth_of(plain, window()[None])).abs().mean() < 2e-3  # of weights that nobody spoiled
+    assert apart(runtime(window()), depth_of(plain, window()[None])) < 0.07  # of weights that nobody spoiled
 
 
 def test_without_triton_torch_is_taken_and_that_is_no_fault(
@@ -469,7 +473,7 @@ def test_gpu_graphs_replay_what_is_launched_kernel_by_kernel(runtime: str) -> No
     for spikes, depth in zip(windows, replayed, strict=True):
         assert depth.is_cuda and depth.dtype == torch.float32
         # Convolutions may go by other algorithms, whose rounding moves spikes; most windows have none that is moved.
-        assert (fast.uncaptured(spikes.cuda()) - depth).abs().mean() < 0.1
+        assert apart(fast.uncaptured(spikes.cuda()), depth) < 0.7
         assert torch.equal(fast(spikes), depth)
 
 

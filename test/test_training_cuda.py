@@ -60,7 +60,7 @@ def test_norms_are_those_of_double_precision(channels: int, pooled: bool) -> Non
 
 
 def learner(network: nn.Module) -> tuple[Callable[[Tensor, Tensor], Tensor], torch.optim.Optimizer]:
-    optimiser = make_optimiser([network], OptimiserConfig(lr=1e-3))
+    optimiser = make_optimiser([network], OptimiserConfig(lr=1e-3, decoder_rate=1))
 
     def step(spikes: Tensor, wanted: Tensor) -> Tensor:
         optimiser.zero_grad(set_to_none=True)

@@ -37,7 +37,7 @@ from sdt_distill.training.command import add_parser
 from sdt_distill.training.config import DataConfig, OptimiserConfig, SourceConfig, save_config
 from sdt_distill.training.data import Mixture, Source, spread_evenly, stream
 from sdt_distill.training.engine import Trainer, TrainingError
-from sdt_distill.training.optimise import AveragedNetwork, learning_rate, make_optimiser
+from sdt_distill.training.optimise import AveragedNetwork, learning_rate, make_optimiser, set_learning_rate
 from sdt_distill.training.packed import NoRoomError, Shelf, Shelves, pack
 from sdt_distill.training.resident import read_all, resident_stream
 from sdt_distill.training.spike_noise import _chance
@@ -474,10 +474,32 @@ def test_learning_rate_and_decay():
     assert held[:10] == rates[:10] and set(held[10:91]) == {1.0}  # the last 20 of 100 steps fall
     assert held[100] == pytest.approx(0.55) and held[110] == pytest.approx(0.1)
     network = build_network(TINY)
-    decaying, others = make_optimiser([network], config).param_groups
+    decaying, others, slow, slow_bias = make_optimiser([network], config).param_groups
     plain = {id(p) for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
-    assert plain <= {id(p) for p in others["params"]} and decaying["weight_decay"] == 0.3
-    assert len(decaying["params"]) + len(others["params"]) == len(list(network.parameters()))
+    assert plain <= {id(p) for p in others["params"]} and decaying["weight_decay"] == slow["weight_decay"] == 0.3
+    groups = [group["params"] for group in (decaying, others, slow, slow_bias)]
+    assert sorted(id(p) for group in groups for p in group) == sorted(id(p) for p in network.parameters())
+    head = network.head
+    assert {id(p) for p in slow["params"]} == {
+        id(head.up8.reduce.weight), id(head.up4.reduce.weight), id(head.up2.reduce.weight), id(head.up1.reduce.weight),
+        id(head.depth.weight),
+    }  # fmt: skip
+    assert [id(p) for p in slow_bias["params"]] == [id(head.depth.bias)] and slow_bias["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("head", ["fusion", "linear"])
+def test_the_decoder_learns_at_its_share_of_the_rate(head: str) -> None:
+    network = build_network(dataclasses.replace(TINY, head=head))
+    optimiser = make_optimiser([network], OptimiserConfig(lr=0.5, decoder_rate=0.01, weight_decay=0))
+    set_learning_rate(optimiser, 0.2)  # as a schedule does; not that of the config
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for p in network.parameters():
+        p.grad = torch.ones_like(p)  # AdamW's first step is the rate, whatever the gradient's size
+    optimiser.step()
+    moved = {name: float((p.detach() - before[name]).abs().mean()) for name, p in network.named_parameters()}
+    slow = {name for name, by in moved.items() if by == pytest.approx(0.002, rel=1e-3)}
+    assert slow == {name for name in moved if name.startswith("head.depth.") or name.endswith(".reduce.weight")}
+    assert all(moved[name] == pytest.approx(0.2, rel=1e-3) for name in moved.keys() - slow)
 
 
 def test_average_follows_weights_and_statistics():

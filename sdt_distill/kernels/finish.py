@@ -84,6 +84,7 @@ def finish_grad(
     grad_weight: Any,
     rows: int,
     columns: int,
+    leak: float,
 ) -> None:
     """Gradients of images `begin` to `end`, arguments as in `finish`.
 
@@ -99,6 +100,7 @@ def finish_grad(
         grad_weight: [N, C, 3, 3] float32, written: each image's share.
         rows: of `coarse`.
         columns: of `coarse`.
+        leak: float32, share of the gradient that passes where a feature is 0.
     """
     channels, height, width = weight.shape[0], 2 * rows, 2 * columns
     features = np.zeros((channels, height + 2, width + 2), np.float32)
@@ -127,7 +129,7 @@ def finish_grad(
                         line[k] = fma(given[k], factor, line[k])
                 active = features[channel, row + 1, 1 : width + 1]
                 for k in range(width):
-                    line[k] = _ZERO if active[k] <= _ZERO else line[k]
+                    line[k] = line[k] * leak if active[k] <= _ZERO else line[k]
                 first = (image * height + row) * width * channels + channel
                 for k in range(width):
                     grad_lateral[first + k * channels] = narrow(line[k], grad_lateral[first + k * channels])

@@ -18,6 +18,7 @@ from sdt_distill.kernels import finish, norm, pool
 from sdt_distill.kernels.neurons import triton_lif, use_fused_neurons
 from sdt_ros.network.head import FusionHead, Upsample
 from sdt_ros.network.layers import ConvBN
+from sdt_ros.network.rectifier import LEAK, rectify
 from sdt_ros.network.stem import Downsample
 from sdt_ros.runtime.kernels.parallel import array, spread
 
@@ -81,16 +82,8 @@ class FusedDownsample(Downsample):
 class FusedUpsample(Upsample):
     """`Upsample` whose lateral norm and mean over time are one pass, each way."""
 
-    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        """The same as `Upsample.forward`."""
-        upsampled = functional.interpolate(self.reduce(coarse), scale_factor=2, mode="bilinear", align_corners=False)
-        features = functional.relu(upsampled + self.mean_lateral(skip))
-        if self.refine is not None:
-            features = features + functional.relu(self.refine(features))
-        return features
-
     def mean_lateral(self, skip: Tensor) -> Tensor:
-        """Spikes [T, B, S, H, W] to what they add, [B, C', H, W]."""
+        """The same as `Upsample.mean_lateral`."""
         x = _convolve(self.lateral.conv, skip)
         mean = _norm_mean(self.lateral.bn, x, steps=skip.shape[0])
         return self.lateral.bn(x).unflatten(0, skip.shape[:2]).mean(0) if mean is None else mean
@@ -117,7 +110,7 @@ class FusedFusionHead(FusionHead):
         assert up.refine is None and depth.bias is not None
         if lateral.dtype not in _COMPILED or reduced.dtype not in _COMPILED:
             upsampled = functional.interpolate(reduced, scale_factor=2, mode="bilinear", align_corners=False)
-            plain: Tensor = depth(functional.relu(upsampled + lateral))
+            plain: Tensor = depth(rectify(upsampled + lateral))
             return plain
         lateral = lateral.contiguous(memory_format=torch.channels_last)
         coarse = reduced.to(lateral.dtype).contiguous(memory_format=torch.channels_last)
@@ -327,7 +320,7 @@ class _Finish(torch.autograd.Function):
         spread(
             finish.finish_grad, len(coarse), lateral.numel(), array_of(coarse), array_of(lateral),
             weight.detach()[0].numpy(), grad[:, 0].contiguous().numpy(), array_of(grad_coarse), array_of(grad_lateral),
-            shares.numpy(), *coarse.shape[-2:],
+            shares.numpy(), *coarse.shape[-2:], np.float32(LEAK),
         )  # fmt: skip
         total = shares.sum(0, dtype=torch.float64)[None].to(weight.dtype)
         return grad_coarse, grad_lateral, total, grad.sum().to(weight.dtype)[None]

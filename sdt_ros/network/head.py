@@ -17,6 +17,7 @@ from torch.nn import functional
 from sdt_ros.network.config import PATCH, NetworkConfig
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.neurons import MLIF
+from sdt_ros.network.rectifier import rectify
 
 
 class Upsample(nn.Module):
@@ -33,11 +34,20 @@ class Upsample(nn.Module):
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """Features [B, C, H, W] and spikes [T, B, S, 2H, 2W] to features [B, C', 2H, 2W]."""
-        upsampled = functional.interpolate(self.reduce(coarse), scale_factor=2, mode="bilinear", align_corners=False)
-        features = functional.relu(upsampled + self.lateral(skip).mean(0))
+        features = rectify(self.joined(coarse, skip))
         if self.refine is not None:
-            features = features + functional.relu(self.refine(features))
+            features = features + rectify(self.refine(features))
         return features
+
+    def joined(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """What the first rectifier gets, [B, C', 2H, 2W]."""
+        upsampled = functional.interpolate(self.reduce(coarse), scale_factor=2, mode="bilinear", align_corners=False)
+        return upsampled + self.mean_lateral(skip)
+
+    def mean_lateral(self, skip: Tensor) -> Tensor:
+        """What spikes [T, B, S, H, W] add to it, [B, C', H, W]."""
+        mean: Tensor = self.lateral(skip).mean(0)
+        return mean
 
 
 class FusionHead(nn.Module):
@@ -73,9 +83,7 @@ class FusionHead(nn.Module):
         spikes = [neurons(stage) for neurons, stage in zip(self.stage_neurons, stages, strict=True)]
         membrane = self.fuse(self.join(spikes))
         membrane = membrane + self.context(self.context_neurons(membrane))
-        features = functional.relu(
-            self.output(self.output_neurons(membrane)).mean(0)
-        )  # from here on real, and without time
+        features = rectify(self.output(self.output_neurons(membrane)).mean(0))  # from here on real, and without time
         for up, skip in zip((self.up8, self.up4, self.up2), reversed(skips[1:]), strict=True):
             features = up(features, skip)
         return self.finish(features, skips[0])

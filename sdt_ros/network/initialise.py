@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sdt_ros.network.attention import SpikingSelfAttention
 from sdt_ros.network.block import SpikingMLP
 from sdt_ros.network.config import NetworkConfig, get_preset
-from sdt_ros.network.head import FusionHead
+from sdt_ros.network.head import FusionHead, Upsample
 from sdt_ros.network.neurons import MLIF
 from sdt_ros.network.transformer import SpikingDepthTransformer
 
@@ -44,6 +44,8 @@ def initialise(model: SpikingDepthTransformer, spikes: Tensor) -> None:
     _draw_weights(model)
     with torch.no_grad():
         _set_statistics(model, spikes)
+        if isinstance(model.head, FusionHead):
+            _open_decoder(model.eval(), model.head, spikes)
         _centre_depth(model, spikes)
 
 
@@ -106,13 +108,32 @@ def _set_statistics(model: SpikingDepthTransformer, spikes: Tensor) -> None:
         norm.momentum = momentum
 
 
+def _open_decoder(model: SpikingDepthTransformer, head: FusionHead, spikes: Tensor) -> None:
+    """Shifts each channel of the decoder's steps so that its rectifier lets most of what it gets through.
+
+    Coarse features are all positive, their random weights are not: half the channels would start below 0 everywhere.
+    """
+    for step in (head.up8, head.up4, head.up2, head.up1):  # each sees what those before it let through
+
+        def shift(step: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+            assert isinstance(step, Upsample)
+            currents = step.joined(*inputs)
+            spread, mean = torch.std_mean(currents, (0, 2, 3))
+            step.reduce.weight.div_(spread[:, None, None, None])
+            step.lateral.bn.weight.div_(spread)
+            step.lateral.bn.bias.sub_(mean).div_(spread).add_(1)
+
+        with step.register_forward_pre_hook(shift):
+            model(spikes)
+
+
 def _centre_depth(model: SpikingDepthTransformer, spikes: Tensor) -> None:
     """Starts in the middle of the depth range, with little contrast.
 
     Too much is the first thing to be unlearnt, and the quickest way there is a decoder that gives nothing any more.
     """
     estimate = model.eval()(spikes)
-    gain = 0.03 / estimate.std()
+    gain = 0.01 / estimate.std()
     projection = model.head.depth
     projection.weight.mul_(gain)
     projection.bias.sub_(estimate.mean()).mul_(gain).add_(0.5)  # type: ignore[union-attr]

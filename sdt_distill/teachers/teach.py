@@ -28,6 +28,7 @@ from sdt_distill.training.optimise import (
     make_optimiser,
     optimiser_tensors,
     restore_optimiser,
+    set_learning_rate,
 )
 from sdt_distill.training.state import StateError, below, load_state, part, save_state
 from sdt_distill.training.tree import from_plain, override, same, to_plain
@@ -191,8 +192,7 @@ def _step(
     device: torch.device,
     half: bool,
 ) -> Tensor:
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(step, config.steps, config.optimiser)
+    set_learning_rate(optimiser, learning_rate(step, config.steps, config.optimiser))
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         log_depth = network(_frames(batch))
     total = loss(log_depth, batch.depth, config.data.depth_range, {}, None, batch.depth, {}).total

@@ -128,6 +128,7 @@ class OptimiserConfig:
         cooldown: share of the steps behind the warm-up over which it falls, at their end; 1 is a cosine over all. A
             run with a small one can be prolonged: copy its folder while the rate is still `lr`, and let the copy cool
             down at once by fewer `run.steps`.
+        decoder_rate: learning rate of those of the decoder's weights that no norm follows, as a fraction of `lr`.
         weight_decay: of weights; batch norms and biases have none.
         betas: of AdamW.
         clip: largest norm of the gradient.
@@ -138,6 +139,7 @@ class OptimiserConfig:
     final_lr: float = 0.02
     warmup_steps: int = 60
     cooldown: float = 1.0
+    decoder_rate: float = 0.1
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0
@@ -148,6 +150,7 @@ class OptimiserConfig:
         _require(0 <= self.final_lr <= 1, "final_lr", self.final_lr, "in [0, 1]")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         _require(0 < self.cooldown <= 1, "cooldown", self.cooldown, "above 0 and at most 1")
+        _require(0 < self.decoder_rate <= 1, "decoder_rate", self.decoder_rate, "above 0 and at most 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _require(self.clip > 0, "clip", self.clip, "above 0")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")

@@ -4,34 +4,61 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sdt_ros.network.head import FusionHead, LinearHead, Upsample
 
 from .config import OptimiserConfig
 
 
 def make_optimiser(modules: Iterable[nn.Module], config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters that learn; batch norms and biases, all of one axis, do not decay."""
+    """AdamW over all parameters that learn.
+
+    Batch norms and biases, all of one axis, do not decay. The decoder's weights that no norm follows learn more slowly,
+    see `OptimiserConfig.decoder_rate`.
+    """
+    modules = list(modules)
+    bare = {id(p) for module in modules for p in _without_norm(module)}
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = []
+    for share, some in (
+        (1.0, [p for p in parameters if id(p) not in bare]),
+        (config.decoder_rate, [p for p in parameters if id(p) in bare]),
+    ):
+        groups.append({"params": [p for p in some if p.ndim > 1], "weight_decay": config.weight_decay, "share": share})
+        groups.append({"params": [p for p in some if p.ndim <= 1], "weight_decay": 0.0, "share": share})
+    groups = [{**group, "lr": config.lr * group["share"]} for group in groups if group["params"]]
     if not all(p.is_cuda for p in parameters):
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
-    rate = torch.tensor(config.lr, device=parameters[0].device)  # where a replayed step finds each step's own
-    return torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True, capturable=True)
+        return torch.optim.AdamW(groups, betas=config.betas)
+    for group in groups:  # where a replayed step finds each step's own
+        group["lr"] = torch.tensor(group["lr"], device=parameters[0].device)
+    return torch.optim.AdamW(groups, betas=config.betas, fused=True, capturable=True)
+
+
+def _without_norm(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters of the decoder's convolutions whose sums go on as they are.
+
+    All their inputs are positive, so that a step of each weight the same way moves the whole picture: at a common rate
+    it throws every depth about, and random walks of the weights go on until nothing is left of the network.
+    """
+    for part in module.modules():
+        if isinstance(part, Upsample):
+            yield from part.reduce.parameters()
+        elif isinstance(part, FusionHead | LinearHead):
+            yield from part.depth.parameters()
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give all parameters a rate."""
+    """Give all parameters a rate, or their share of it."""
     for group in optimiser.param_groups:
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(rate * group["share"])
         else:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
 
 
 def learning_rate(step: int, steps: int, config: OptimiserConfig, done: float = 0.0) -> float:

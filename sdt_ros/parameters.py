@@ -34,7 +34,7 @@ def _parameter(
 class NodeConfig:
     """The values of all parameters; see `config/depth.yaml`."""
 
-    weights: str = _parameter("", "path of a checkpoint with its card, or name of a packaged one; empty: sdt_tiny")
+    weights: str = _parameter("", "path of a checkpoint with its card, or name of a packaged one; empty: sdt_small")
     allow_untrained: bool = _parameter(False, "random weights of preset where weights is empty: no depth")
     preset: str = _parameter("sdt_tiny", "network used while untrained", choices=tuple(presets))
     device: str = _parameter("auto", "auto, cpu, cuda or cuda:N")

@@ -76,7 +76,7 @@ def test_demo_writes_figures_and_pictures_of_what_arrived(bag: Path, tmp_path: P
     assert summary["rate_hz"] == pytest.approx(20 * 0.25, rel=0.1)
     assert summary["event_rate_mev_s"] == pytest.approx(expected.events / expected.seconds / 1e6, abs=1e-3)
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"] < 5000
-    assert "sdt_tiny" in summary["runtime"] and summary["trained"] is True
+    assert "sdt_small" in summary["runtime"] and summary["trained"] is True
     assert summary["sensor"] == {"height": HEIGHT, "width": WIDTH} and summary["nan_share"] == 0
     assert "UNTRAINED" not in done.stdout
     stills = sorted(tmp_path.glob("depth_*.png"))

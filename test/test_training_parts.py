@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import resource
 import signal
 
@@ -43,7 +44,7 @@ from sdt_distill.training.resident import read_all, resident_stream
 from sdt_distill.training.spike_noise import _chance
 from sdt_distill.training.state import StateError, load_state, save_state
 from sdt_distill.training.taps import recompute_in_backward
-from sdt_ros.network import CheckpointError, NetworkConfig, build_network, synthetic_events
+from sdt_ros.network import CheckpointError, NetworkConfig, build_network, load_card, synthetic_events
 
 TINY = NetworkConfig(embed_dim=16, depth=2, heads=2, mlp_ratio=2, head_widths=(8, 8, 8, 8, 8))
 
@@ -302,6 +303,10 @@ def test_samples_made_while_training_are_kept_and_drawn_from(banks, tmp_path):
     assert not made._thread.is_alive()
     trainer._growing = None
     assert trainer.run(progress=False).finished
+    told = re.match(
+        r"(\d+) samples made of simulation: 24 samples", load_card(tmp_path / "last.safetensors").training_data
+    )
+    assert told and config.run.batch <= int(told[1]) <= 24
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

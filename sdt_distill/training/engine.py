@@ -168,6 +168,7 @@ class Trainer:
 
         self._shelves: Shelves | None = None
         self._growing: GrowingSamples | None = None
+        self._made: list[int] = []  # of each source, where they were made while training
         self._stopping = False
         self.step = self.samples_seen = 0
         self.best: dict[str, Any] = {}
@@ -277,7 +278,7 @@ class Trainer:
     def _stop_making(self) -> None:
         if self._growing is not None:
             self._growing.close()
-            self._growing = None
+            self._made, self._growing = self._growing.counts, None
 
     def _turns(self, step: int) -> tuple[bool, bool, bool]:
         """Whether a step is the last, saves and validates."""
@@ -422,7 +423,8 @@ class Trainer:
             if log is not None:
                 values = dict(zip(names, row, strict=True))
                 log.write("train", each.step, {**values, "lr": each.lr, "samples_per_second": speed})
-        bar.set_postfix(loss=f"{table[-1, 0]:.4g}", refresh=False)
+        made = {} if self._growing is None else {"made": len(self._growing)}
+        bar.set_postfix(loss=f"{table[-1, 0]:.4g}", **made, refresh=False)
         pending.clear()
         layers = {**self.taps.rates, **self.taps.alive}
         if not layers:
@@ -493,19 +495,26 @@ class Trainer:
     def _write_checkpoint(self, name: str, scores: Scores | None) -> None:
         """The averaged weights, as the node loads them."""
         data = self.config.data
-        words = "; ".join(dict.fromkeys(source.data.describe().splitlines()[0] for source in self._sources))
         found: dict[str, Any] = {} if scores is None else {"validation": {**scores.mean, "frames": scores.frames}}
         if scores is not None and len(scores.by_sequence) > 1:
             found["validation_by_sequence"] = scores.by_sequence
         card = make_card(
             self.average.network, bins=data.bins, window_ms=data.window_ms, depth_range=data.depth_range,
-            input_scale=data.input_scale, focal_px=data.focal_px, trained=True, training_data=words,
+            input_scale=data.input_scale, focal_px=data.focal_px, trained=True, training_data=self._training_data(),
             steps=self.step, scores=found,
         )  # fmt: skip
         try:
             save_network(self.out / f"{name}.safetensors", self.average.network, card)
         except OSError as error:
             _log.error("%s: the checkpoint of step %d was not written: %s", self.out / name, self.step, error)
+
+    def _training_data(self) -> str:
+        """What was learnt from, in words; of samples that were made meanwhile, how many there were."""
+        words = [source.data.describe().splitlines()[0] for source in self._sources]
+        made = self._made if self._growing is None else self._growing.counts
+        if made:
+            words = [f"{count} samples made of {line}" for count, line in zip(made, words, strict=True)]
+        return "; ".join(dict.fromkeys(words))
 
     def _save(self, final: bool) -> None:
         """Write the state. A full disk costs the newest state only, and at the end of a run it is an error."""

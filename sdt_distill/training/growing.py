@@ -107,7 +107,12 @@ class GrowingSamples:
         self._enough = [min(_FIRST, len(source.data)) for source in sources]
 
     def __len__(self) -> int:
-        return sum(map(len, self._shelves))
+        return sum(self.counts)
+
+    @property
+    def counts(self) -> list[int]:
+        """Samples made of each source so far."""
+        return [len(shelf) for shelf in self._shelves]
 
     def wait(self, stopping: Callable[[], bool], *, progress: bool) -> bool:
         """Wait until there are samples of each source; False where the run is to stop before.

@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--bag", type=Path, help="recording; a simulated one with exact depth by default")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write to (out/demo)")
-    parser.add_argument("--weights", type=weights_file, help="checkpoint, or a packaged one's name (sdt_tiny)")
+    parser.add_argument("--weights", type=weights_file, help="checkpoint, or a packaged one's name (sdt_small)")
     parser.add_argument("--preset", default="sdt_tiny", help="network while there are no weights (sdt_tiny)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(

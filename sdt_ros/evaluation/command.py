@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
     what.add_argument("--live", action="store_true", help="score what a node publishes while the bag plays elsewhere")
     network = parser.add_mutually_exclusive_group()
     network.add_argument(
-        "--weights", type=weights_file, metavar="FILE", help="checkpoint, or a packaged one's name (sdt_tiny)"
+        "--weights", type=weights_file, metavar="FILE", help="checkpoint, or a packaged one's name (sdt_small)"
     )
     network.add_argument("--untrained", metavar="PRESET", help="random weights of this preset: the depth means nothing")
     parser.add_argument("--truth-topic", default="/depth/image_rect", metavar="TOPIC", help="(/depth/image_rect)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-DEFAULT = "sdt_tiny"  # better in all scores than the sdt_small that there is so far
+DEFAULT = "sdt_small"
 
 
 def packaged_names() -> list[str]:

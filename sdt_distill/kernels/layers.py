@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import logging
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -16,13 +14,13 @@ from torch.nn import functional
 
 from sdt_distill.kernels import finish, norm, pool
 from sdt_distill.kernels.neurons import triton_lif, use_fused_neurons
+from sdt_distill.kernels.triton_module import open_triton_module
 from sdt_ros.network.head import FusionHead, Upsample
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.rectifier import LEAK, rectify
 from sdt_ros.network.stem import Downsample
 from sdt_ros.runtime.kernels.parallel import array, spread
 
-_log = logging.getLogger(__name__)
 _COMPILED = (torch.float32, torch.bfloat16)
 _PERIOD = 256  # values, at least, over which coefficients are repeated
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -167,18 +165,14 @@ def _triton_norms(device: torch.device) -> Any:
     """The module of Triton's norms, or None where it is missing or does not work; that is logged once."""
     if triton_lif(device) is None:
         return None
-    try:
-        kernels = importlib.import_module("sdt_distill.kernels.triton_norm")
-        with torch.inference_mode(False), torch.enable_grad():
-            x = torch.rand(4, 8, 2, 2, device=device, requires_grad=True)
-            bn = nn.BatchNorm2d(8, device=device)
-            (kernels.norm_mean(bn, x, 2).sum() + kernels.norm_pool(bn, x).sum()).backward()
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # compilers raise whatever they like
-        _log.warning("Triton does not work, norms on %s are computed by plain torch, slower: %s", device, error)
-        return None
-    return kernels
+
+    def prove(kernels: Any) -> Tensor:
+        x = torch.rand(4, 8, 2, 2, device=device, requires_grad=True)
+        bn = nn.BatchNorm2d(8, device=device)
+        total: Tensor = kernels.norm_mean(bn, x, 2).sum() + kernels.norm_pool(bn, x).sum()
+        return total
+
+    return open_triton_module("sdt_distill.kernels.triton_norm", "norms", device, prove)
 
 
 def _is_compiled(bn: nn.BatchNorm2d, x: Tensor) -> bool:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
-import logging
 import math
 from typing import Any, TypeVar
 
@@ -15,11 +12,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sdt_distill.kernels.lif import fire_backward
+from sdt_distill.kernels.triton_module import open_triton_module
 from sdt_ros.network.neurons import MLIF
 from sdt_ros.runtime.kernels.lif import BLOCK, fire
 from sdt_ros.runtime.kernels.parallel import array, spread
 
-_log = logging.getLogger(__name__)
 _COMPILED = (torch.float32, torch.bfloat16)
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -81,20 +78,13 @@ def _fire_on_gpu(current: Tensor, tau: float, threshold: float, alpha: float) ->
 @functools.cache
 def triton_lif(device: torch.device) -> Any:
     """The module of Triton's neurons, or None where it is missing or does not work; that is logged once."""
-    if importlib.util.find_spec("triton") is None:
-        _log.warning("Triton is not installed: neurons on %s are computed by plain torch, slower", device)
-        return None
-    try:
-        kernels = importlib.import_module("sdt_distill.kernels.triton_lif")
-        with torch.inference_mode(False), torch.enable_grad():
-            current = torch.zeros(2, 8, device=device, requires_grad=True)
-            kernels.TritonLIF.apply(current, 2.0, 1.0, 2.0).sum().backward()
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # compilers raise whatever they like
-        _log.warning("Triton does not work, neurons on %s are computed by plain torch, slower: %s", device, error)
-        return None
-    return kernels
+
+    def prove(kernels: Any) -> Tensor:
+        current = torch.zeros(2, 8, device=device, requires_grad=True)
+        total: Tensor = kernels.TritonLIF.apply(current, 2.0, 1.0, 2.0).sum()
+        return total
+
+    return open_triton_module("sdt_distill.kernels.triton_lif", "neurons", device, prove)
 
 
 class _CompiledLIF(torch.autograd.Function):

@@ -27,6 +27,7 @@ from sdt_distill.training import (
     ConfigError,
     Geometry,
     Taps,
+    clock,
     collate,
     engine,
     growing,
@@ -689,3 +690,19 @@ def test_geometry_halves_coarse_maps_with_the_crop():
     geometry = Geometry((32, 32), (16, 16), torch.tensor([[16, 0, 16, 16]]), torch.tensor([[False, True]]))
     features = torch.arange(16.0).view(1, 1, 4, 4)
     assert geometry.apply(features).tolist() == [[[[9.0, 8.0], [13.0, 12.0]]]]
+
+
+def test_a_clock_counts_laps_and_nothing_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
+    timed, endless = clock.RunClock(minutes=0.5), clock.RunClock(minutes=0)
+    now[0] += 3
+    timed.start_lap()  # what came before was no work
+    now[0] += 12
+    assert timed.lap == 12 and timed.part == pytest.approx(0.4) and timed.seconds == 0
+    assert timed.end_lap() == 12 and timed.seconds == 12 and timed.lap == 0
+    now[0] += 18
+    assert timed.part == pytest.approx(1.0) and not timed.is_over  # of laps that ended
+    timed.end_lap()
+    assert timed.is_over
+    assert endless.part == 0 and endless.end_lap() == 33 and not endless.is_over

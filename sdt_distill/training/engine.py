@@ -17,18 +17,19 @@ from tqdm import tqdm
 
 from sdt_distill.losses import DistillationLoss
 from sdt_distill.networks import build, config_of, make_card, name_of, save_network, take_weights
-from sdt_distill.teachers import CachedTeacher, Teacher, TeacherOutput, open_teacher
+from sdt_distill.teachers import TeacherOutput
 from sdt_ros.runtime.device import resolve_device
 
 from .augment import Augmentation
 from .batch import Batch
+from .clock import RunClock
 from .config import ConfigError, TrainingConfig, save_config
 from .data import Mixture, Source, activity, open_source, stream
 from .distributed import Group, share_batch_norms, shared_mean
-from .geometry import Geometry
 from .graphed import GraphedStep
 from .growing import GrowingSamples
 from .hardware import pick_layers, pick_precision
+from .lessons import Lessons
 from .log import RunLog
 from .optimise import (
     AveragedNetwork,
@@ -155,11 +156,11 @@ class Trainer:
         self.average = AveragedNetwork(self.network, config.optimiser.ema_decay)
         if self.group.world > 1:
             self.network = share_batch_norms(self.network, self.device.type)
-        self._teacher = self._open_teacher()
+        self._lessons = Lessons(config, self._sources, self.device) if config.loss.needs_teacher else None
         stages = dict.fromkeys(stage for stage, _ in config.loss.pairs)
         self.taps = Taps(self.network, tuple(stages))
         channels = self.taps.channels(self.network, data.bins, self._mixture.polarities) if stages else {}
-        loss = DistillationLoss(config.loss, channels, {} if self._teacher is None else self._teacher.layers)
+        loss = DistillationLoss(config.loss, channels, {} if self._lessons is None else self._lessons.layers)
         loss = loss.to(self.device)
         if run.checkpointing:
             recompute_in_backward(self.network, self.taps)
@@ -172,8 +173,7 @@ class Trainer:
         self._stopping = False
         self.step = self.samples_seen = 0
         self.best: dict[str, Any] = {}
-        self.seconds = 0.0  # of all processes that worked on the run
-        self._lap = time.monotonic()  # since when seconds are not counted yet
+        self.clock = RunClock(run.minutes)
         self._restore()
         self._step_module: nn.Module = self._student
         if self.group.world > 1:
@@ -209,7 +209,8 @@ class Trainer:
         bar = tqdm(total=run.steps, initial=self.step, unit="step", disable=not (progress and self.group.is_first))
         pending: list[_Pending] = []
         scores: Scores | None = None
-        busy, seen, self._lap, lap_seen = 0.0, 0, time.monotonic(), 0
+        busy, seen, lap_seen = 0.0, 0, 0
+        self.clock.start_lap()
         try:
             while not self._is_finished():
                 pending.append(self._train_step(batches))
@@ -218,10 +219,8 @@ class Trainer:
                 last, saves, validates = self._turns(self.step)
                 alone_and_over = self.group.world == 1 and self._is_over(deadline)
                 if self._is_read(self.step) or alone_and_over:
-                    rates = self._read(pending, log, lap_seen / (time.monotonic() - self._lap), bar)
-                    now = time.monotonic()
-                    busy += now - self._lap
-                    self.seconds, self._lap = self.seconds + now - self._lap, now
+                    rates = self._read(pending, log, lap_seen / self.clock.lap, bar)
+                    busy += self.clock.end_lap()
                     over = self.group.any(self._is_over(deadline))
                     if self._is_finished():  # by the clock, while the GPU was waited for
                         last = saves = validates = True
@@ -233,7 +232,8 @@ class Trainer:
                         self._save(final=last or over)
                     if over:
                         break
-                    self._lap, lap_seen = time.monotonic(), 0
+                    self.clock.start_lap()
+                    lap_seen = 0
         finally:
             bar.close()
             batches.close()  # type: ignore[attr-defined]
@@ -283,18 +283,12 @@ class Trainer:
     def _turns(self, step: int) -> tuple[bool, bool, bool]:
         """Whether a step is the last, saves and validates."""
         run = self.config.run
-        last = step == run.steps or self._part_of_time() >= 1
+        last = step == run.steps or self.clock.part >= 1
         validates = bool(run.validate_every) and step % run.validate_every == 0
         return last, last or step % run.save_every == 0, last or validates
 
-    def _part_of_time(self) -> float:
-        """Share of `run.minutes` that is over; 0 where the clock does not matter."""
-        minutes = self.config.run.minutes
-        return (self.seconds + time.monotonic() - self._lap) / (60 * minutes) if minutes else 0.0
-
     def _is_finished(self) -> bool:
-        run = self.config.run
-        return self.step >= run.steps or bool(run.minutes and self.seconds >= 60 * run.minutes)
+        return self.step >= self.config.run.steps or self.clock.is_over
 
     def _is_read(self, step: int) -> bool:
         """Whether losses and firing rates are read from the device behind a step."""
@@ -306,35 +300,35 @@ class Trainer:
     def _train_step(self, batches: Iterator[Batch]) -> _Pending:
         """One optimiser step; losses stay on the device, so that it need not wait for them to be read."""
         run = self.config.run
-        lr = learning_rate(self.step, run.steps, self.config.optimiser, self._part_of_time())
+        lr = learning_rate(self.step, run.steps, self.config.optimiser, self.clock.part)
         set_learning_rate(self._optimiser, lr)
         self._student.train()
         self.taps.counts = bool(self.config.loss.rate) or self._graphed is not None or self._is_read(self.step + 1)
         keys: list[str] = []
         if self._graphed is None:
-            values = self._learn(self._lessons(batches, keys))
+            values = self._learn(self._varied(batches, keys))
         else:
-            ((batch, _),) = self._lessons(batches, keys)
+            ((batch, _),) = self._varied(batches, keys)
             values = self._learn_by_graph(batch)
         self.step += 1
         self.samples_seen += run.batch * self.group.world * run.accumulation
         self.average.update(self.network, self.step)
         return _Pending(self.step, values, keys, lr)
 
-    def _lessons(self, batches: Iterator[Batch], keys: list[str]) -> Iterator[tuple[Batch, TeacherOutput | None]]:
+    def _varied(self, batches: Iterator[Batch], keys: list[str]) -> Iterator[tuple[Batch, TeacherOutput | None]]:
         """The varied batches of one step, each with what the teacher says; their samples' names go to `keys`."""
         for _ in range(self.config.run.accumulation):
             seen = next(batches).to(self.device)
             batch, geometry = self._augment(seen)
             keys += batch.keys
-            yield batch, self._teach(seen, geometry)
+            yield batch, None if self._lessons is None else self._lessons.about(seen, geometry)
 
-    def _learn(self, lessons: Iterator[tuple[Batch, TeacherOutput | None]]) -> Tensor:
+    def _learn(self, varied: Iterator[tuple[Batch, TeacherOutput | None]]) -> Tensor:
         """Losses and their gradients, clipped, and a step of the optimiser: the loss, its parts and the norm."""
         config, run, module = self.config, self.config.run, self._step_module
         self._optimiser.zero_grad(set_to_none=True)
         total: Tensor | None = None
-        for turn, (batch, taught) in enumerate(lessons):
+        for turn, (batch, taught) in enumerate(varied):
             if isinstance(module, DistributedDataParallel):  # gradients are exchanged once a step
                 module.require_backward_grad_sync = turn == run.accumulation - 1
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
@@ -366,7 +360,7 @@ class Trainer:
         hindrances = {
             "the device is no GPU": self.device.type != "cuda",
             "there are several processes": self.group.world > 1,
-            "there is a teacher": self._teacher is not None,
+            "there is a teacher": self._lessons is not None,
             "run.accumulation is above 1": run.accumulation > 1,
             "run.checkpointing is set": run.checkpointing,
         }
@@ -384,33 +378,6 @@ class Trainer:
             self.taps.rates, self.taps.alive = left
 
         return GraphedStep(step, tell=lambda: (self.taps.rates, self.taps.alive), told=told)
-
-    def _open_teacher(self) -> CachedTeacher | Teacher | None:
-        config = self.config.teacher
-        if not self.config.loss.needs_teacher:
-            return None
-        teacher = open_teacher(config, self.device)
-        assert teacher is not None  # the config was checked
-        _log.info("teacher: %s", teacher.name)
-        if config.cache is None:
-            return teacher
-        return CachedTeacher(teacher, config.cache, frames=sum(len(source.data) for source in self._sources))
-
-    def _teach(self, batch: Batch, geometry: Geometry) -> TeacherOutput | None:
-        """What the teacher sees in a batch as it was before augmentation, moved as the batch was moved."""
-        if self._teacher is None:
-            return None
-        if batch.frame is None:
-            raise ConfigError(f"the teacher needs frames, and there is none for one of {', '.join(batch.keys)}")
-        if isinstance(self._teacher, CachedTeacher):
-            # A frame is another one at another size.
-            data = self.config.data
-            fit = f"{data.fit}-{'x'.join(map(str, batch.frame.shape[-2:]))}"
-            seen = self._teacher(batch.frame, [f"{key}@{fit}" for key in batch.keys])
-        else:
-            seen = self._teacher(batch.frame)
-        depth = None if seen.depth is None else geometry.apply(seen.depth, "nearest")
-        return TeacherOutput({n: geometry.apply(f) for n, f in seen.features.items()}, depth, seen.depth_kind)
 
     def _read(self, pending: list[_Pending], log: RunLog | None, speed: float, bar: Any) -> dict[str, float]:
         """Read the losses of the steps since the last call, and the firing rates of the last step."""
@@ -518,8 +485,8 @@ class Trainer:
 
     def _save(self, final: bool) -> None:
         """Write the state. A full disk costs the newest state only, and at the end of a run it is an error."""
-        if isinstance(self._teacher, CachedTeacher):
-            self._teacher.flush()
+        if self._lessons is not None:
+            self._lessons.flush()
         if not self.group.is_first:
             return
         tensors = {
@@ -532,7 +499,7 @@ class Trainer:
         if self.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
         values = {
-            "step": self.step, "samples_seen": self.samples_seen, "best": self.best, "seconds": self.seconds,
+            "step": self.step, "samples_seen": self.samples_seen, "best": self.best, "seconds": self.clock.seconds,
             "identity": self._identity(),
         }  # fmt: skip
         path = self.out / STATE_NAME
@@ -578,7 +545,7 @@ class Trainer:
         if self.device.type == "cuda" and "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.device)
         self.step, self.samples_seen = values["step"], values["samples_seen"]
-        self.best, self.seconds = values["best"], values["seconds"]
+        self.best, self.clock.seconds = values["best"], values["seconds"]
         _log.info("%s: going on after step %d", path, self.step)
 
 

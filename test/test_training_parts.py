@@ -39,7 +39,14 @@ from sdt_distill.training.command import add_parser
 from sdt_distill.training.config import DataConfig, OptimiserConfig, SourceConfig, save_config
 from sdt_distill.training.data import Mixture, Source, spread_evenly, stream
 from sdt_distill.training.engine import Trainer, TrainingError
-from sdt_distill.training.optimise import AveragedNetwork, learning_rate, make_optimiser, set_learning_rate
+from sdt_distill.training.optimise import (
+    AveragedNetwork,
+    learning_rate,
+    make_optimiser,
+    optimiser_tensors,
+    restore_optimiser,
+    set_learning_rate,
+)
 from sdt_distill.training.packed import NoRoomError, Shelf, Shelves, pack
 from sdt_distill.training.resident import read_all, resident_stream
 from sdt_distill.training.spike_noise import _chance
@@ -304,10 +311,12 @@ def test_samples_made_while_training_are_kept_and_drawn_from(banks, tmp_path):
     assert not made._thread.is_alive()
     trainer._growing = None
     assert trainer.run(progress=False).finished
-    told = re.match(
-        r"(\d+) samples made of simulation: 24 samples", load_card(tmp_path / "last.safetensors").training_data
-    )
+    words = load_card(tmp_path / "last.safetensors").training_data
+    told = re.match(r"(\d+) samples made of simulation: 24 samples", words)
     assert told and config.run.batch <= int(told[1]) <= 24
+    again = Trainer(config, tmp_path)
+    assert again.run(progress=False).finished and again._growing is None  # nothing was made for nothing
+    assert load_card(tmp_path / "last.safetensors").training_data == words
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -440,11 +449,11 @@ def test_a_run_on_resident_samples_has_the_same_losses(banks, tmp_path):
 
 def test_a_run_whose_decoder_gives_nothing_ends(banks, tmp_path):
     """Seen on a GPU: eight rectifiers died in the first hundred steps, and 8700 more changed one bias."""
-    config = smoke(banks, "run.steps=6", "run.log_every=2", "run.save_every=2", "data.validation=[]")
+    config = smoke(banks, "run.steps=12", "run.log_every=2", "run.save_every=100", "data.validation=[]")
     trainer = Trainer(config, tmp_path)
     with torch.no_grad():
         trainer.network.head.up1.lateral.bn.bias.fill_(-1e6)
-    with pytest.raises(TrainingError, match=r"step 2: all outputs of head\.up1 are 0.*no state was saved yet.*lower"):
+    with pytest.raises(TrainingError, match=r"step 10: all outputs of head\.up1 are 0.*no state was saved yet.*lower"):
         trainer.run(progress=False)
     assert not (tmp_path / "state.safetensors").exists()
 
@@ -706,3 +715,16 @@ def test_a_clock_counts_laps_and_nothing_between_them(monkeypatch: pytest.Monkey
     timed.end_lap()
     assert timed.is_over
     assert endless.part == 0 and endless.end_lap() == 33 and not endless.is_over
+
+
+def test_memory_of_an_optimiser_of_other_parameters_is_refused() -> None:
+    network = build_network(TINY)
+    grouped = make_optimiser([network], OptimiserConfig())
+    plain = torch.optim.AdamW(network.parameters())  # the same parameters in another order, as states had them once
+    for p in network.parameters():
+        p.grad = torch.ones_like(p)
+    plain.step()
+    with pytest.raises(StateError, match="fits no parameter: start over"):
+        restore_optimiser(grouped, optimiser_tensors(plain))
+    grouped.step()
+    restore_optimiser(make_optimiser([network], OptimiserConfig()), optimiser_tensors(grouped))

@@ -128,7 +128,7 @@ def test_a_network_by_triton_is_that_by_torch(attention: str, dtype: torch.dtype
         by_triton, by_torch = (
             use_gpu_layers(copy.deepcopy(plain), ops, dtype)(spikes) for ops in (TritonOps(), TorchOps())
         )
-    assert by_torch.std() > 0.01
+    assert by_torch.std() > 0.003
     assert equal(by_triton, by_torch)
 
 

@@ -128,7 +128,8 @@ class OptimiserConfig:
         cooldown: share of the steps behind the warm-up over which it falls, at their end; 1 is a cosine over all. A
             run with a small one can be prolonged: copy its folder while the rate is still `lr`, and let the copy cool
             down at once by fewer `run.steps`.
-        decoder_rate: learning rate of those of the decoder's weights that no norm follows, as a fraction of `lr`.
+        decoder_rate: learning rate of those weights of the fusion and linear heads' decoders that no norm follows, as a
+            fraction of `lr`; E2Depth's decoder learns at `lr`.
         weight_decay: of weights; batch norms and biases have none.
         betas: of AdamW.
         clip: largest norm of the gradient.

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ _log = logging.getLogger(__name__)
 
 STATE_NAME = "state.safetensors"
 DEAD, SATURATED = 0.001, 0.90
+_PATIENCE = 5  # readings at which a decoder gives nothing, one after the other, before the run ends
 
 
 class TrainingError(RuntimeError):
@@ -170,6 +171,7 @@ class Trainer:
         self._shelves: Shelves | None = None
         self._growing: GrowingSamples | None = None
         self._made: list[int] = []  # of each source, where they were made while training
+        self._silent = 0  # readings, up to the last, at which a step of the decoder gave nothing
         self._stopping = False
         self.step = self.samples_seen = 0
         self.best: dict[str, Any] = {}
@@ -202,7 +204,9 @@ class Trainer:
         run = self.config.run
         deadline = time.monotonic() + max_minutes * 60
         batch_of_all = run.batch * self.group.world
-        batches = self._batches(batch_of_all, progress and self.group.is_first)
+        batches: Iterator[Batch] = iter(())
+        if not self._is_finished():
+            batches = self._batches(batch_of_all, progress and self.group.is_first)
         if self._growing is not None and not self._is_ready(self._growing, deadline, progress):
             return Outcome(self.step, False, None, 0.0)
         log = RunLog(self.out, self.step) if self.group.is_first else None
@@ -236,7 +240,8 @@ class Trainer:
                     lap_seen = 0
         finally:
             bar.close()
-            batches.close()  # type: ignore[attr-defined]
+            if isinstance(batches, Generator):
+                batches.close()
             self._stop_making()
             if log is not None:
                 log.close()
@@ -278,7 +283,7 @@ class Trainer:
     def _stop_making(self) -> None:
         if self._growing is not None:
             self._growing.close()
-            self._made, self._growing = self._growing.counts, None
+            self._made, self._growing = self._counts_made(), None
 
     def _turns(self, step: int) -> tuple[bool, bool, bool]:
         """Whether a step is the last, saves and validates."""
@@ -399,11 +404,12 @@ class Trainer:
         shares = self.group.mean(torch.stack(list(layers.values())).detach()).tolist()
         named = dict(zip(layers, shares, strict=True))
         silent = [name for name in self.taps.alive if named[name] == 0]
-        if silent:
+        self._silent = self._silent + 1 if silent else 0
+        if self._silent >= _PATIENCE:
             raise TrainingError(
-                f"step {self.step}: all outputs of {', '.join(silent)} are 0, whatever the input: no gradient comes "
-                f"through any more, and what is before it cannot learn; {self._kept()}. Begin anew in another folder "
-                "with a lower optimiser.lr, a longer optimiser.warmup_steps or another run.seed"
+                f"step {self.step}: all outputs of {', '.join(silent)} are 0, whatever the input, as they were the "
+                f"last {_PATIENCE} times that was looked at: the network gives one depth everywhere; {self._kept()}. Begin "
+                "anew in another folder with a lower optimiser.lr, a longer optimiser.warmup_steps or another run.seed"
             )
         return {name: named[name] for name in self.taps.rates}
 
@@ -475,11 +481,17 @@ class Trainer:
         except OSError as error:
             _log.error("%s: the checkpoint of step %d was not written: %s", self.out / name, self.step, error)
 
+    def _counts_made(self) -> list[int]:
+        """Samples made of each source; a process that goes on with a run makes the same ones again."""
+        if self._growing is None:
+            return self._made
+        before = self._made or [0] * len(self._sources)
+        return [max(pair) for pair in zip(before, self._growing.counts, strict=True)]
+
     def _training_data(self) -> str:
         """What was learnt from, in words; of samples that were made meanwhile, how many there were."""
         words = [source.data.describe().splitlines()[0] for source in self._sources]
-        made = self._made if self._growing is None else self._growing.counts
-        if made:
+        if made := self._counts_made():
             words = [f"{count} samples made of {line}" for count, line in zip(made, words, strict=True)]
         return "; ".join(dict.fromkeys(words))
 
@@ -500,6 +512,7 @@ class Trainer:
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
         values = {
             "step": self.step, "samples_seen": self.samples_seen, "best": self.best, "seconds": self.clock.seconds,
+            "made": self._counts_made(),
             "identity": self._identity(),
         }  # fmt: skip
         path = self.out / STATE_NAME
@@ -545,7 +558,7 @@ class Trainer:
         if self.device.type == "cuda" and "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.device)
         self.step, self.samples_seen = values["step"], values["samples_seen"]
-        self.best, self.clock.seconds = values["best"], values["seconds"]
+        self.best, self.clock.seconds, self._made = values["best"], values["seconds"], values["made"]
         _log.info("%s: going on after step %d", path, self.step)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sdt_ros.network.head import FusionHead, LinearHead, Upsample
 
 from .config import OptimiserConfig
+from .state import StateError
 
 
 def make_optimiser(modules: Iterable[nn.Module], config: OptimiserConfig) -> torch.optim.AdamW:
@@ -111,9 +112,16 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give the optimiser back what `optimiser_tensors` took."""
+    """Give the optimiser back what `optimiser_tensors` took.
+
+    Raises:
+        StateError: it was taken from an optimiser of other parameters, or of the same in another order.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
+        if int(number) >= len(parameters) or (tensor.ndim and tensor.shape != parameters[int(number)].shape):
+            raise StateError(f"the state's {key} of the optimiser fits no parameter: start over in another folder")
         state.setdefault(int(number), {})[name] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

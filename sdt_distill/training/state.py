@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 numbered the optimiser's memory otherwise
 
 
 class StateError(ValueError):

@@ -19,7 +19,8 @@ class Taps:
 
     `features` and `rates` hold what the last pass gave; both keep their graph, so that losses can use them. The
     spikes' share is over all steps, samples and neurons of a layer; it is taken while `counts` is set. So is `alive`,
-    the share of a decoder step's outputs above 0: where a rectifier gives nothing, nothing before it learns.
+    the share of a decoder step's outputs above 0: where a rectifier gives nothing, what is before it learns by
+    the leak of its gradient alone.
 
     Args:
         network: what to listen to.

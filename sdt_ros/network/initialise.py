@@ -119,6 +119,7 @@ def _open_decoder(model: SpikingDepthTransformer, head: FusionHead, spikes: Tens
             assert isinstance(step, Upsample)
             currents = step.joined(*inputs)
             spread, mean = torch.std_mean(currents, (0, 2, 3))
+            spread.clamp_(min=1e-3)  # of a channel that is the same everywhere
             step.reduce.weight.div_(spread[:, None, None, None])
             step.lateral.bn.weight.div_(spread)
             step.lateral.bn.bias.sub_(mean).div_(spread).add_(1)

@@ -409,7 +409,7 @@ class Trainer:
             raise TrainingError(
                 f"step {self.step}: all outputs of {', '.join(silent)} are 0, whatever the input, as they were the "
                 f"last {_PATIENCE} times that was looked at: the network gives one depth everywhere; {self._kept()}. "
-                "Begin anew in another folder: a lower optimiser.lr, a longer optimiser.warmup_steps or another run.seed"
+                "Begin anew in another folder: lower optimiser.lr, longer optimiser.warmup_steps or another run.seed"
             )
         return {name: named[name] for name in self.taps.rates}
 

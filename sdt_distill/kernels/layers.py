@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from sdt_distill.kernels import finish, norm, pool
 from sdt_distill.kernels.neurons import triton_lif, use_fused_neurons
@@ -107,8 +106,7 @@ class FusedFusionHead(FusionHead):
         lateral, reduced = up.mean_lateral(events), up.reduce(features)
         assert up.refine is None and depth.bias is not None
         if lateral.dtype not in _COMPILED or reduced.dtype not in _COMPILED:
-            upsampled = functional.interpolate(reduced, scale_factor=2, mode="bilinear", align_corners=False)
-            plain: Tensor = depth(rectify(upsampled + lateral))
+            plain: Tensor = depth(rectify(up.sum_of(reduced, lateral)))
             return plain
         lateral = lateral.contiguous(memory_format=torch.channels_last)
         coarse = reduced.to(lateral.dtype).contiguous(memory_format=torch.channels_last)

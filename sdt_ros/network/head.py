@@ -41,8 +41,12 @@ class Upsample(nn.Module):
 
     def joined(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """What the first rectifier gets, [B, C', 2H, 2W]."""
-        upsampled = functional.interpolate(self.reduce(coarse), scale_factor=2, mode="bilinear", align_corners=False)
-        return upsampled + self.mean_lateral(skip)
+        return self.sum_of(self.reduce(coarse), self.mean_lateral(skip))
+
+    @staticmethod
+    def sum_of(reduced: Tensor, lateral: Tensor) -> Tensor:
+        """Coarse channels [B, C', H, W], enlarged, and fine ones [B, C', 2H, 2W]."""
+        return functional.interpolate(reduced, scale_factor=2, mode="bilinear", align_corners=False) + lateral
 
     def mean_lateral(self, skip: Tensor) -> Tensor:
         """What spikes [T, B, S, H, W] add to it, [B, C', H, W]."""

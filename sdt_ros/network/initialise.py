@@ -109,13 +109,14 @@ def _set_statistics(model: SpikingDepthTransformer, spikes: Tensor) -> None:
 
 
 def _open_decoder(model: SpikingDepthTransformer, head: FusionHead, spikes: Tensor) -> None:
-    """Shifts each channel of the decoder's steps so that its rectifier lets most of what it gets through.
+    """Brings what each rectifier of the decoder's steps gets to a mean and a spread of 1, so that most of it passes.
 
     Coarse features are all positive, their random weights are not: half the channels would start below 0 everywhere.
+    With another spread, features would grow from step to step, being positive, and gradients with them.
     """
     for step in (head.up8, head.up4, head.up2, head.up1):  # each sees what those before it let through
 
-        def shift(step: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+        def open_rectifier(step: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
             assert isinstance(step, Upsample)
             currents = step.joined(*inputs)
             spread, mean = torch.std_mean(currents, (0, 2, 3))
@@ -124,7 +125,7 @@ def _open_decoder(model: SpikingDepthTransformer, head: FusionHead, spikes: Tens
             step.lateral.bn.weight.div_(spread)
             step.lateral.bn.bias.sub_(mean).div_(spread).add_(1)
 
-        with step.register_forward_pre_hook(shift):
+        with step.register_forward_pre_hook(open_rectifier):
             model(spikes)
 
 

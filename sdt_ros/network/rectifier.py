@@ -1,4 +1,4 @@
-"""The decoder's rectifier: ReLU forwards, and a gradient that leaks, so that no channel can die.
+"""The decoder's rectifier: ReLU forwards, and a gradient that leaks, so that channels that die can come back.
 
 Full-size features of an untrained decoder are noise to be rid of, and the quickest way there is to push every channel
 below 0 in the first hundred steps, which a plain rectifier never takes back. Spiking neurons are trained through a

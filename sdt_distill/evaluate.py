@@ -24,7 +24,7 @@ from sdt_ros.evaluation.run import EstimatorNetwork
 from sdt_ros.evaluation.run import evaluate as run_windows
 from sdt_ros.evaluation.score import Scorer, Scores
 from sdt_ros.evaluation.source import Source
-from sdt_ros.events.reduce import reduce_spikes, reduced_size
+from sdt_ros.events.reduce import reduce_spikes, reduced_size, require_reduced
 from sdt_ros.lens import depth_factor
 from sdt_ros.network import EnergyRecorder, EnergyReport
 from sdt_ros.runtime import DepthEstimator
@@ -77,11 +77,13 @@ class NetworkEstimator:
         """Depth float32 [H, W] metres of a window; arguments as those of `DepthEstimator`, spikes in numpy.
 
         Raises:
-            ValueError: the network does not take spikes of this shape.
+            ValueError: the network does not take spikes of this shape, or they are those of a whole sensor and
+                `output_size` says that they are reduced.
         """
         if output_size is None:
             output_size = (spikes.shape[-2], spikes.shape[-1])
             spikes = reduce_spikes(spikes, *reduced_size(*output_size, self.card.input_scale))
+        require_reduced((spikes.shape[-2], spikes.shape[-1]), output_size, self.card.input_scale)
         with torch.inference_mode():
             window = torch.from_numpy(np.ascontiguousarray(spikes))[None].to(self._device)
             log_depth = self._network(window)

@@ -50,13 +50,23 @@ def dispatch(
                 importlib.import_module(module).add_parser(subparsers)
             else:  # listed without importing what it needs
                 subparsers.add_parser(name, help=text)
-        args = parser.parse_args(arguments)
-        return int(args.run(args))
+        return _run(parser, arguments)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output has gone, as in `sdt info | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    """Parse and call. Settings key=value may stand anywhere; argparse takes only those of one place."""
+    args, left = parser.parse_known_args(arguments)
+    scattered = "settings" in args and all("=" in each and not each.startswith("-") for each in left)
+    if left and not scattered:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if scattered:
+        args.settings += left
+    return int(args.run(args))
 
 
 if __name__ == "__main__":

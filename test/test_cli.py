@@ -37,6 +37,7 @@ def command(monkeypatch):
         def add_parser(subparsers):
             parser = subparsers.add_parser("try")
             parser.add_argument("--number", type=int, default=0)
+            parser.add_argument("settings", nargs="*")
             parser.set_defaults(run=run)
 
         module.add_parser = add_parser
@@ -96,6 +97,18 @@ def test_an_unknown_command_names_the_known_ones():
 def test_the_commands_exit_code_is_the_programs(command):
     command(lambda args: args.number)
     assert cli.main(["try", "--number", "5"]) == 5
+
+
+def test_settings_may_stand_before_and_behind_options(command, capsys):
+    seen = []
+    command(lambda args: seen.append((args.number, args.settings)) or 0)
+    assert cli.main(["try", "a=1", "--number", "5", "b=2", "c=3"]) == 0
+    assert seen == [(5, ["a=1", "b=2", "c=3"])]
+    for wrong in ("b", "--b=2"):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["try", "a=1", "--number", "5", wrong])
+        assert ended.value.code == 2
+        assert f"unrecognized arguments: {wrong}" in capsys.readouterr().err
 
 
 def test_an_interrupt_ends_quietly_with_130(command, capsys):

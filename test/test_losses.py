@@ -15,6 +15,7 @@ from sdt_distill.losses.depth import (
     log_residual,
     relative_error,
     scale_invariant,
+    sky_shortfall,
 )
 from sdt_distill.losses.features import feature_distance, pick_cells, similarity_distance
 from sdt_distill.losses.firing import rate_band
@@ -38,7 +39,9 @@ def random(*shape, seed=0, dtype=torch.float64):
 def batch(size=3, height=20, width=28, dtype=torch.float32):
     """A batch with gaps in its depth, one stage of four cells of 16 px and one layer of a finer teacher."""
     depth = RANGE.to_metres(random(size, 1, height, width, seed=1, dtype=dtype).sigmoid())
-    depth[random(size, 1, height, width, seed=2) > 1] = NAN
+    gaps = random(size, 1, height, width, seed=2)
+    depth[gaps > 1] = NAN
+    depth[gaps < -1.5] = math.inf  # the sky
     return {
         "log_depth": random(size, 1, height, width, seed=3, dtype=dtype).sigmoid(),
         "depth_m": depth,
@@ -69,7 +72,9 @@ def select(values, i):
     }
 
 
-ALL = LossConfig(feature=1.0, similarity=1.0, proxy=1.0, rate=1.0, pairs=(("blocks.0", "last"),), gradient_scales=2)
+ALL = LossConfig(
+    sky=1.0, feature=1.0, similarity=1.0, proxy=1.0, rate=1.0, pairs=(("blocks.0", "last"),), gradient_scales=2
+)
 
 
 def full_loss(config=ALL):
@@ -99,6 +104,17 @@ def test_relative_error_by_hand():
     cost.backward()
     assert far.grad.item() == pytest.approx(math.exp(1.5))
     assert cost.item() == pytest.approx(math.expm1(1.5) + 2 * math.exp(1.5))
+
+
+def test_sky_costs_what_it_is_too_near():
+    depth = image([[math.inf, math.inf, 7.0, NAN]])
+    estimate = RANGE.from_metres(image([[10.0, 60.0, 1.0, 1.0]])).requires_grad_()
+    cost = sky_shortfall(estimate, depth, RANGE, 40.0)
+    assert cost.item() == pytest.approx(math.log(4) / 3)  # of three pixels that are known or sky
+    cost.backward()
+    assert estimate.grad[0, 0, 0, 0] < 0 and not estimate.grad[..., 1:].any()
+    beyond = sky_shortfall(RANGE.from_metres(image([[50.0]])), image([[math.inf]]), RANGE, 500.0)
+    assert beyond.item() == pytest.approx(math.log(2))  # the range ends at 100 m, and the estimate with it
 
 
 def test_scale_invariant_by_hand():
@@ -310,6 +326,7 @@ def test_gradients_agree_with_differences():
         return scale_invariant(residual, weight * valid, 0.5), gradient_matching(residual, valid, 3)
 
     assert torch.autograd.gradcheck(depth_losses, log_depth)
+    assert torch.autograd.gradcheck(lambda x: sky_shortfall(x, depth, RANGE, 90.0), log_depth)
     assert torch.autograd.gradcheck(lambda x: relative_proxy(x, label, RANGE), log_depth)
     assert torch.autograd.gradcheck(lambda x: metric_proxy(x, depth, RANGE), log_depth)
     assert torch.autograd.gradcheck(lambda x: feature_distance(x, random(2, 4, 2, 3, seed=8), mask), features)
@@ -334,9 +351,9 @@ def test_gradients_through_the_whole_loss_in_float64():
 
 
 def test_total_is_the_weighted_sum_of_the_parts():
-    config = LossConfig(2.0, 17.0, 3.0, 5.0, 7.0, 11.0, 13.0, pairs=(("blocks.0", "last"),))
+    config = LossConfig(2.0, 17.0, 3.0, 19.0, 5.0, 7.0, 11.0, 13.0, pairs=(("blocks.0", "last"),))
     result = full_loss(config)(**batch())
-    assert set(result.parts) == {"depth", "relative", "gradient", "feature", "similarity", "proxy", "rate"}
+    assert set(result.parts) == {"depth", "relative", "gradient", "sky", "feature", "similarity", "proxy", "rate"}
     assert all(part > 0 and not part.requires_grad for part in result.parts.values())
     expected = sum(getattr(config, key) * part for key, part in result.parts.items())
     torch.testing.assert_close(result.total.detach(), expected)
@@ -449,6 +466,7 @@ def test_projection_learns_to_read_the_teacher():
         ({"si_lambda": 2}, "'si_lambda'"),
         ({"root": 1}, "'root'"),
         ({"gradient_scales": 0}, "'gradient_scales'"),
+        ({"sky_m": 0}, "'sky_m'"),
         ({"feature": 1}, "'pairs' is empty"),
         ({"feature": 1, "pairs": ["ab"]}, "'pairs' is"),
         ({"rate_band": [0.3, 0.1]}, "'rate_band'"),

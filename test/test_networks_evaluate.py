@@ -112,6 +112,8 @@ def test_depth_is_in_metres_of_the_card() -> None:
     whole = NetworkEstimator(Half(), replace(card, input_scale=0.5), "cpu")
     assert whole(np.zeros((4, 2, 8, 9), np.uint8)).shape == (8, 9) and seen[-1] == (4, 4)
     assert whole(np.zeros((4, 2, 4, 4), np.uint8), (8, 9)).shape == (8, 9) and seen[-1] == (4, 4)
+    with pytest.raises(ValueError, match="leave output_size out"):
+        whole(np.zeros((4, 2, 8, 9), np.uint8), (8, 9))
     lens = NetworkEstimator(Half(), replace(card, focal_px=40.0), "cpu")
     np.testing.assert_allclose(lens(np.zeros((4, 2, 8, 9), np.uint8), (16, 18), 120.0), 1.5 * depth[0, 0], rtol=1e-6)
 

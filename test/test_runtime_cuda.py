@@ -451,6 +451,7 @@ def test_gpu_scores_on_simulated_scenes(runtime: str) -> None:
     errors, medians = [], []
     for sample in SimulatedDataset(SimulatedConfig.from_dict(scenes)):
         known = np.isfinite(sample.depth)
+        # Samples of half a sensor, as the network sees it.
         depths = [some(sample.spikes, output_size=(260, 344)) for some in (eager, fast)]
         small = [depth[1::2, 1::2][: known.shape[0], : known.shape[1]] for depth in depths]
         errors.append([np.mean(np.abs(d - sample.depth)[known] / sample.depth[known]) for d in small])

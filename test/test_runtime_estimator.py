@@ -71,6 +71,14 @@ def test_a_window_of_the_whole_sensor_is_reduced_as_the_stream_reduces_it(size: 
     np.testing.assert_array_equal(subject.measured(whole)[0], expected)
 
 
+def test_a_whole_window_that_is_said_to_be_reduced_is_refused() -> None:
+    whole = synthetic_events(4, 70, 90)[0].numpy()
+    subject = estimator(input_scale=0.5)
+    for call in (subject, subject.measured):
+        with pytest.raises(ValueError, match=r"70x90 .* output_size 70x90, .* sees 35x45: leave output_size out"):
+            call(whole, output_size=(70, 90))
+
+
 def test_other_output_sizes_interpolate_in_log_depth() -> None:
     subject = estimator()
     same, double = subject(SPIKES, output_size=(70, 90)), subject(SPIKES, output_size=(140, 180))

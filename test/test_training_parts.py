@@ -37,7 +37,7 @@ from sdt_distill.training.batch import Fit, make_item
 from sdt_distill.training.cells import resize_nearest, resize_spikes
 from sdt_distill.training.command import add_parser
 from sdt_distill.training.config import DataConfig, OptimiserConfig, SourceConfig, save_config
-from sdt_distill.training.data import Mixture, Source, spread_evenly, stream
+from sdt_distill.training.data import Mixture, Source, open_source, spread_evenly, stream
 from sdt_distill.training.engine import Trainer, TrainingError
 from sdt_distill.training.optimise import (
     AveragedNetwork,
@@ -133,6 +133,22 @@ def test_batches_are_cropped_padded_and_refuse_two_sizes():
     np.testing.assert_array_equal(both.spikes[0, :, :, 2:22].numpy(), sample(20, 40).spikes[..., 4:36])
     with pytest.raises(DatasetError, match=r"b has spikes .* a has .*data.size"):
         collate([make_item(sample(20, 40), "a", 0, Fit()), items[1]])
+
+
+def test_sky_is_infinite_where_a_data_set_knows_it_and_padding_is_not_sky():
+    seen = sample(20, 40)
+    seen.depth[3, 7] = np.nan
+    for sky, expected in ((True, np.inf), (False, np.nan)):
+        depth = make_item(seen, "a", 0, Fit(size=(24, 32), sky=sky)).depth[0].numpy()
+        np.testing.assert_equal(depth[5, 3], np.float32(expected))  # padded by 2, cropped by 4
+        assert np.isnan(depth[:2]).all() and np.isfinite(depth[2:22]).sum() == 20 * 32 - 1
+
+
+def test_who_made_the_scenes_knows_the_sky(banks):
+    data = DataConfig()
+    simulated = SourceConfig(kind="simulated", options={"camera": "43x32", "samples": 8})
+    assert open_source(SourceConfig(path=banks / "train"), data, frames=False).fit.sky
+    assert open_source(simulated, data, frames=False).fit.sky
 
 
 def test_augmentation_depends_on_seed_and_number_alone():

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WEIGHTS = ("depth", "relative", "gradient", "feature", "similarity", "proxy", "rate")
+WEIGHTS = ("depth", "relative", "gradient", "sky", "feature", "similarity", "proxy", "rate")
 FAR_MODES = ("none", "log", "bands")
 
 
@@ -22,6 +22,7 @@ class LossConfig:
         depth: weight of the scale-invariant log depth loss.
         relative: weight of the relative error, which favours the nearer guess where scale cannot be told.
         gradient: weight of the multi-scale gradient matching.
+        sky: weight of sky that is put nearer than `sky_m`. Only the simulator knows what is sky.
         feature: weight of the feature perceptual loss on `pairs`.
         similarity: weight of the similarity-map distillation on `pairs`.
         proxy: weight of the proxy labels, the depth that a teacher gives.
@@ -30,6 +31,7 @@ class LossConfig:
             costs nothing, so nothing would teach the network metres.
         root: take the square root of each frame's `depth`, as BTS does (arXiv 1907.10326).
         gradient_scales: scales of the gradient matching, each of half the resolution of the one before.
+        sky_m: depth from which on sky is far enough [m], before the lens of `data.focal_px` like all depth.
         pairs: student stage and teacher layer, by name, that `feature` and `similarity` compare.
         feature_mask: leave cells without events out of the feature loss too, as the similarity maps always do.
         min_events: events that a cell must hold, at least, to count as seen.
@@ -45,6 +47,7 @@ class LossConfig:
     depth: float = 10.0
     relative: float = 0.0
     gradient: float = 0.5
+    sky: float = 0.0
     feature: float = 0.0
     similarity: float = 0.0
     proxy: float = 0.0
@@ -52,6 +55,7 @@ class LossConfig:
     si_lambda: float = 0.5
     root: bool = False
     gradient_scales: int = 4
+    sky_m: float = 80.0
     pairs: tuple[tuple[str, str], ...] = ()
     feature_mask: bool = False
     min_events: float = 1.0
@@ -70,6 +74,7 @@ class LossConfig:
             raise ValueError(f"every loss has weight 0: give one of {', '.join(WEIGHTS)} a weight above 0")
         _require(_is_number(self.si_lambda, 0, 1), "si_lambda", self.si_lambda, "a number from 0 to 1")
         _require(_is_count(self.gradient_scales), "gradient_scales", self.gradient_scales, "a whole number above 0")
+        _require(_is_number(self.sky_m, 0) and self.sky_m > 0, "sky_m", self.sky_m, "a depth above 0 in metres")
         _require(isinstance(self.root, bool), "root", self.root, "true or false")
         _require(isinstance(self.feature_mask, bool), "feature_mask", self.feature_mask, "true or false")
         _require(_is_number(self.min_events, 0), "min_events", self.min_events, "a number of at least 0")

@@ -77,6 +77,27 @@ def relative_error(residual: Tensor, weight: Tensor) -> Tensor:
     return _frame_mean(torch.expm1(residual.clamp_max(_KNEE)).abs() + math.exp(_KNEE) * beyond, weight).mean()
 
 
+def sky_shortfall(log_depth: Tensor, depth_m: Tensor, depth_range: DepthRange, sky_m: float) -> Tensor:
+    """How much nearer than the sky its pixels are put: a mean of ln(sky_m / estimate), where that is above 0.
+
+    The sky has no depth, so that no other loss speaks of it; what counts is that nobody brakes for it. Other pixels of
+    a frame cost 0, so that a scrap of sky weighs as much as it covers.
+
+    Args:
+        log_depth: the estimate, normalised log depth [B, 1, H, W].
+        depth_m: truth in metres [B, 1, H, W]; infinite where there is sky, NaN where nothing is known.
+        depth_range: what the estimate's 0 and 1 stand for.
+        sky_m: how far is far enough [m]; beyond the range's end its end is.
+
+    Returns:
+        The loss, a scalar.
+    """
+    sky = torch.isposinf(depth_m)
+    enough = 1 + math.log(min(sky_m, depth_range.max_m) / depth_range.max_m) / depth_range.alpha
+    short = torch.where(sky, depth_range.alpha * (enough - log_depth), 0.0).clamp_min(0)
+    return _frame_mean(short, ~torch.isnan(depth_m)).mean()
+
+
 def _frame_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean of each frame's pixels: [B]; 0 for a frame without weight."""
     weight = weight.to(values.dtype)

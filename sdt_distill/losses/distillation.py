@@ -17,6 +17,7 @@ from sdt_distill.losses.depth import (
     log_residual,
     relative_error,
     scale_invariant,
+    sky_shortfall,
 )
 from sdt_distill.losses.features import feature_distance, similarity_distance
 from sdt_distill.losses.firing import rate_band
@@ -87,7 +88,7 @@ class DistillationLoss(nn.Module):
 
         Args:
             log_depth: the student's normalised log depth [B, 1, H, W].
-            depth_m: truth in metres [B, 1, H, W], NaN where unknown.
+            depth_m: truth in metres [B, 1, H, W], NaN where unknown, infinite where there is sky.
             depth_range: what the estimate's 0 and 1 stand for.
             student: the student's stages [B, C, h, w] by name.
             teacher: what the teacher sees, flipped and cropped as the student's input was; None without one.
@@ -113,6 +114,8 @@ class DistillationLoss(nn.Module):
                     parts["relative"] = relative_error(residual, valid)
                 if config.gradient:
                     parts["gradient"] = gradient_matching(residual, valid, config.gradient_scales)
+            if config.sky:
+                parts["sky"] = sky_shortfall(log_depth, _full(depth_m), depth_range, config.sky_m)
             if config.feature or config.similarity:
                 parts |= self._compare_features(student, _require_teacher(teacher), _full(activity))
             if config.proxy:

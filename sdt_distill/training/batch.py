@@ -23,7 +23,7 @@ class Batch:
 
     Attributes:
         spikes: uint8 [B, T, P, H, W] in {0, 1}.
-        depth: float32 [B, 1, H, W] along z [m], NaN where unknown.
+        depth: float32 [B, 1, H, W] along z [m], NaN where unknown, infinite where there is sky.
         frame: float32 [B, 1 or 3, H, W] in [0, 1], aligned to the spikes; None where a sample has none.
         keys: a stable name for each sample: data set, sequence, index. Equal keys are equal frames.
         numbers: int64 [B] on the CPU, place of each sample in the run's stream; augmentation follows from it.
@@ -59,12 +59,14 @@ class Fit:
         size: height and width wanted; None leaves what the scale gives.
         mode: `crop`, centred and padded with nothing seen and nothing known, or `resize`.
         focal_px: focal length at which depth is given [px], see `CardFacts.focal_px`; None for the camera's own.
+        sky: whether depth is missing for the sky alone, as in simulations; it becomes infinite then.
     """
 
     scale: float = 1.0
     size: tuple[int, int] | None = None
     mode: str = "crop"
     focal_px: float | None = None
+    sky: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,8 @@ def make_item(sample: Sample, key: str, number: int, fit: Fit) -> Item:
     """
     spikes = torch.from_numpy(np.ascontiguousarray(sample.spikes))  # [T, P, H, W]
     depth = torch.from_numpy(np.ascontiguousarray(sample.depth, dtype=np.float32))[None]  # [1, H, W]
+    if fit.sky:
+        depth = depth.nan_to_num(nan=torch.inf, posinf=torch.inf)
     frame = None if sample.frame is None else _frame_tensor(sample.frame)
     size = reduced_size(spikes.shape[-2], spikes.shape[-1], fit.scale)
     if fit.size is not None and fit.mode == "resize":

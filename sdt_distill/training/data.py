@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from sdt_distill.datasets import FORMATS, Dataset, DatasetError, SampleConfig, open_dataset
+from sdt_distill.datasets.bank import BankDataset
 from sdt_distill.datasets.simulated import SimulatedConfig, SimulatedDataset
 
 from .batch import Batch, Fit, Item, collate, make_item
@@ -69,7 +70,6 @@ def open_source(config: SourceConfig, data: DataConfig, frames: bool) -> Source:
         DatasetError: it is none, is broken or is empty.
     """
     scale = data.input_scale if config.scale is None else config.scale
-    fit = Fit(scale, config.size or data.size, data.fit, data.focal_px)
     sample_config = SampleConfig(data.window_ms, data.bins, frames)
     opened: Dataset
     if config.kind == _SIMULATED:
@@ -98,6 +98,9 @@ def open_source(config: SourceConfig, data: DataConfig, frames: bool) -> Source:
         name = f"{config.path.resolve().name}-{_fingerprint(opened, config.path)}"
     if not len(opened):
         raise DatasetError(f"{config.path or name}: the data set is empty; check its path and split")
+    # Whoever made a scene knows all of its surfaces; where a sensor measured, depth is missing for many reasons.
+    sky = isinstance(opened, SimulatedDataset | BankDataset)
+    fit = Fit(scale, config.size or data.size, data.fit, data.focal_px, sky)
     return Source(name, opened, config.weight, fit, config.kind == _SIMULATED, config.strata)
 
 

@@ -10,6 +10,27 @@ def reduced_size(height: int, width: int, scale: float) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def require_reduced(size: tuple[int, int], sensor: tuple[int, int], scale: float) -> None:
+    """Refuses spikes that are not on the grid that a network sees of a sensor, but on a finer one.
+
+    Read as they are, they would be taken for those of a larger sensor behind a longer lens.
+
+    Args:
+        size: rows and columns of the spikes.
+        sensor: rows and columns of the sensor that they are said to be of.
+        scale: the `input_scale` of the network's card.
+
+    Raises:
+        ValueError: they are on a finer grid.
+    """
+    seen = reduced_size(*sensor, scale)
+    if scale < 1 and (size[0] > seen[0] or size[1] > seen[1]):
+        raise ValueError(
+            f"spikes of {size[0]}x{size[1]} are given with output_size {sensor[0]}x{sensor[1]}, of which the network "
+            f"sees {seen[0]}x{seen[1]}: leave output_size out for spikes of the whole sensor, which are then reduced"
+        )
+
+
 def reduce_spikes(spikes: np.ndarray, height: int, width: int) -> np.ndarray:
     """Spikes on a smaller grid: a cell is 1 where any pixel is that the node counts to it, pixel y of H to y h // H.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sdt_ros.events.reduce import reduce_spikes, reduced_size
+from sdt_ros.events.reduce import reduce_spikes, reduced_size, require_reduced
 from sdt_ros.lens import depth_factor
 from sdt_ros.network import (
     Card,
@@ -175,7 +175,8 @@ class DepthEstimator:
             for its focal length; NaN where the network's output is NaN.
 
         Raises:
-            ValueError: shape, dtype or values of `spikes` are others.
+            ValueError: shape, dtype or values of `spikes` are others, or they are those of a whole sensor and
+                `output_size` says that they are reduced.
             DeviceLost: the GPU ran out of memory or stopped working, and `on_device_error` is "raise".
         """
         checked, output_size = self._seen(self._checked(spikes), output_size)
@@ -279,8 +280,11 @@ class DepthEstimator:
         """What the network sees of a window, and the size of the result."""
         height, width = spikes.shape[-2:]
         smaller = reduced_size(height, width, self.card.input_scale)
-        if output_size is not None or smaller == (height, width):
+        if output_size is not None:
+            require_reduced((height, width), output_size, self.card.input_scale)
             return spikes, output_size
+        if smaller == (height, width):
+            return spikes, None
         return torch.from_numpy(reduce_spikes(spikes.cpu().numpy(), *smaller)), (height, width)
 
     def _to_metres(self, log_depth: Tensor, output_size: tuple[int, int] | None, focal_px: float | None) -> Depth:

@@ -12,6 +12,7 @@ a command. The digest in an evaluation tells whether it is of these very weights
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Mapping
@@ -85,7 +86,7 @@ def export(args: argparse.Namespace) -> Path:
 
     from sdt_ros.network import load_checkpoint, save_checkpoint
 
-    source = args.run_folder if args.run_folder.suffix == ".safetensors" else args.run_folder / "best.safetensors"
+    source = _weights_of(args.run_folder)
     network, card = load_checkpoint(source)
     if not card.trained:
         raise ValueError(f"{source}: these weights are untrained")
@@ -197,6 +198,14 @@ def _evaluation(path: Path, own: Mapping[str, str]) -> dict[str, Any]:
     return content
 
 
+def _weights_of(run: Path) -> Path:
+    """The file, or a run's best weights; of a run without held-out data the last."""
+    if run.suffix == ".safetensors":
+        return run
+    best, last = run / "best.safetensors", run / "last.safetensors"
+    return last if last.is_file() and not best.is_file() else best
+
+
 def _require_same_data(path: Path, content: Mapping[str, Any], evaluations: list[dict[str, Any]]) -> None:
     def what(one: Mapping[str, Any]) -> tuple[Any, ...]:
         return one["settings"]["recording"], one["settings"]["protocol"], one["counts"]["frames_scored"]
@@ -209,8 +218,9 @@ def _require_same_data(path: Path, content: Mapping[str, Any], evaluations: list
 
 
 def _limits(text: str) -> str:
-    if text and len(text) < 4096 and "\n" not in text and Path(text).is_file():
-        text = Path(text).read_text(encoding="utf-8")
+    with contextlib.suppress(OSError):  # a text too long to be a name
+        if text and "\n" not in text and Path(text).is_file():
+            return Path(text).read_text(encoding="utf-8").strip()
     return text.strip()
 
 

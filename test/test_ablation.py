@@ -1,6 +1,7 @@
 """Ablations: arms differ in one thing only; what is finished stays; tables, plot and page say what came out."""
 
 import copy
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,12 +13,14 @@ from PIL import Image
 
 from sdt_distill.ablation.document import put_section
 from sdt_distill.ablation.questions import QUESTIONS
-from sdt_distill.ablation.runner import AblationError, plan
+from sdt_distill.ablation.runner import AblationError, HeldOut, folder_of, plan, run_trials
 from sdt_distill.ablation.table import markdown, summarise
 from sdt_distill.cli import main
+from sdt_distill.losses import LossConfig
 from sdt_distill.networks import AnnTwin, E2Depth, build
 from sdt_distill.training.config import TrainingConfig, load_config
-from sdt_distill.training.tree import from_plain, to_plain
+from sdt_distill.training.data import open_source
+from sdt_distill.training.tree import from_plain, to_plain, without_defaults
 
 CONFIG = """\
 network: {{name: sdt_tiny, embed_dim: 16, heads: 2, depth: 1, mlp_ratio: 1, head_widths: [8, 8, 8, 4, 4]}}
@@ -170,6 +173,47 @@ def test_arms_that_are_the_same_training_are_trained_once(base: TrainingConfig) 
     taught["teacher"] = {"kind": "frame", "weights": "there"}
     assert folders("distillation", from_plain(TrainingConfig, taught))[0] == first
     assert len({*folders("attention", base), *folders("head", base), *folders("neuron", base)}) == 5
+
+
+def test_a_key_of_a_later_version_makes_no_other_trial(base: TrainingConfig) -> None:
+    """Finished arms are found by the name of their folder."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Later(LossConfig):
+        new: float = 0.0
+
+    later = dataclasses.replace(base, loss=Later(**dataclasses.asdict(base.loss)))
+    assert without_defaults(later) == without_defaults(base)
+    assert without_defaults(later)["run"]["steps"] == 2, "what is decided is told"
+    loss = dataclasses.replace(base.loss, depth=3.25)
+    assert folder_of(dataclasses.replace(base, loss=loss)) != folder_of(base)
+
+
+def test_a_disk_that_is_full_is_no_result(
+    base: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, tensors: object, values: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    trials = plan(QUESTIONS["head"], base, 1, 1, tmp_path)[:1]
+    monkeypatch.setattr("sdt_distill.training.engine.save_state", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_trials(trials, 60.0, 0, progress=False)
+    assert trials[0].result is None
+    monkeypatch.undo()
+    (result,) = run_trials(trials, 60.0, 0, progress=False)
+    assert result["failed"] is None
+
+
+def test_held_out_data_of_two_sizes_are_groups_of_their_own(base: TrainingConfig) -> None:
+    (one,) = base.data.validation
+    other = dataclasses.replace(one, size=(24, 40))
+    sources = [open_source(each, base.data, frames=False) for each in (one, other)]
+    sizes: dict[str, set[tuple[int, ...]]] = {}
+    for window in HeldOut(sources, 0):
+        sizes.setdefault(window.group, set()).add(window.spikes.shape)
+    assert all(len(each) == 1 for each in sizes.values())
+    assert len(sizes) == 2 * len({window.group for window in HeldOut(sources[:1], 0)})
 
 
 def test_time_that_is_over_says_so_and_the_next_call_goes_on(

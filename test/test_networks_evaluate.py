@@ -1,6 +1,7 @@
 """`sdt-distill eval` and `export-card`: scored as the node's network is, and a card tells whose scores it has."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,15 @@ def test_export_takes_the_scores_of_these_weights_only(
     exported = target.with_suffix(".safetensors")
     half, single = exported.stat().st_size, weights["sdt"].stat().st_size
     assert half < 0.7 * single
+    assert load_card(exported).limits == "Sees nothing\nat night."
+    run_without_best = tmp_path / "run"
+    run_without_best.mkdir()
+    for ending in ("safetensors", "json"):
+        shutil.copy(weights["sdt"].with_suffix(f".{ending}"), run_without_best / f"last.{ending}")
+    words = "Sees nothing at night. " * 20
+    other = str(tmp_path / "other")
+    assert main(["export-card", str(run_without_best), "--out", other, "--limits", words]) == 0
+    assert load_card(Path(f"{other}.safetensors")).limits == words.strip()
     own = evaluated(exported, dense, "--samples", "2")
     (tmp_path / "own.json").write_text(json.dumps(own))
     peer = evaluated(weights["e2depth"], dense, "--samples", "2")

@@ -138,6 +138,18 @@ def test_nan_is_not_hidden() -> None:
     assert np.isnan(DepthEstimator(network, Card(CONFIG), "cpu")(SPIKES)).all()
 
 
+def test_warming_up_is_at_the_size_that_the_network_sees() -> None:
+    subject = estimator(input_scale=0.5)
+    sizes: list[tuple[int, ...]] = []
+    run = subject._runtime
+    subject._runtime = type("Watched", (), {  # type: ignore[assignment]
+        "__call__": lambda self, spikes: sizes.append(tuple(spikes.shape[-2:])) or run(spikes),
+        "warm_up": lambda self, spikes: sizes.append(tuple(spikes.shape[-2:])),
+    })()  # fmt: skip
+    subject.warm_up(70, 90, budget_ms=1e6)
+    assert len(sizes) > 2 and set(sizes) == {(70, 90)}
+
+
 @pytest.mark.parametrize("bias", [0.5, float("nan")])
 def test_warming_up_notices_a_broken_network(bias: float, caplog: pytest.LogCaptureFixture) -> None:
     network = build_network(CONFIG)

@@ -188,7 +188,7 @@ def test_the_size_is_told_before_filling(tmp_path, caplog):
         CachedTeacher(Counting(), tmp_path / "other", frames=10**14)(frames(), KEYS)
 
 
-def test_a_full_disk_is_told_and_what_was_there_survives(tmp_path, monkeypatch):
+def test_a_full_disk_is_told_and_what_was_there_survives(tmp_path, monkeypatch, caplog):
     cached = CachedTeacher(Counting(), tmp_path, buffer_bytes=1)
     cached(frames()[:3], KEYS[:3])
 
@@ -196,10 +196,19 @@ def test_a_full_disk_is_told_and_what_was_there_survives(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
+    output = cached(frames(), KEYS)  # time is lost later, and nothing else
+    assert "cannot be written: No space left on device" in caplog.text
+    assert f"{len(KEYS) - 3} frames will be computed again" in caplog.text
+    again = Counting()
+    slow = CachedTeacher(again, tmp_path / "other")
+    slow(frames(), KEYS)
     with pytest.raises(TeacherError, match="cannot be written: No space left on device"):
-        cached(frames(), KEYS)
+        slow.flush()
     monkeypatch.undo()
-    assert not list(tmp_path.glob("*/*.new"))
+    slow.flush()  # tried again, nothing is lost
+    assert not list(tmp_path.glob("**/*.new"))
+    assert_same(output, CachedTeacher(again, tmp_path / "other")(frames(), KEYS))
+    assert again.shown == len(KEYS)
     teacher = Counting()
     CachedTeacher(teacher, tmp_path)(frames()[:3], KEYS[:3])
     assert teacher.shown == 0

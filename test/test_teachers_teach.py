@@ -105,7 +105,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, config, capsys):
     message = capsys.readouterr().err
     assert "the loss is nan" in message
     assert "no state was saved yet" in message
-    assert "simulated-3-train/" in message
+    assert "simulated-3-train-" in message
     assert not (tmp_path / "out/model.safetensors").exists()
 
 

@@ -14,12 +14,14 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from training_runs import SMOKE, smoke, write_banks
+from training_runs import SMOKE, settings, smoke, write_banks
 
+from sdt_distill.cli import main
 from sdt_distill.datasets import DatasetError, Sample
 from sdt_distill.datasets.simulated import SimulatedDataset
 from sdt_distill.datasets.simulated_config import SimulatedConfig
 from sdt_distill.kernels import use_fused_layers
+from sdt_distill.losses import LossConfig
 from sdt_distill.networks import load_network
 from sdt_distill.training import (
     Augmentation,
@@ -37,7 +39,7 @@ from sdt_distill.training.batch import Fit, make_item
 from sdt_distill.training.cells import resize_nearest, resize_spikes
 from sdt_distill.training.command import add_parser
 from sdt_distill.training.config import DataConfig, OptimiserConfig, SourceConfig, save_config
-from sdt_distill.training.data import Mixture, Source, open_source, spread_evenly, stream
+from sdt_distill.training.data import Mixture, Source, knows_sky, open_source, require_sky, spread_evenly, stream
 from sdt_distill.training.engine import Trainer, TrainingError
 from sdt_distill.training.optimise import (
     AveragedNetwork,
@@ -50,7 +52,7 @@ from sdt_distill.training.optimise import (
 from sdt_distill.training.packed import NoRoomError, Shelf, Shelves, pack
 from sdt_distill.training.resident import read_all, resident_stream
 from sdt_distill.training.spike_noise import _chance
-from sdt_distill.training.state import StateError, load_state, save_state
+from sdt_distill.training.state import StateError, UnsavedError, load_state, save_state
 from sdt_distill.training.taps import recompute_in_backward
 from sdt_ros.network import CheckpointError, NetworkConfig, build_network, load_card, synthetic_events
 
@@ -149,6 +151,33 @@ def test_who_made_the_scenes_knows_the_sky(banks):
     simulated = SourceConfig(kind="simulated", options={"camera": "43x32", "samples": 8})
     assert open_source(SourceConfig(path=banks / "train"), data, frames=False).fit.sky
     assert open_source(simulated, data, frames=False).fit.sky
+    assert open_source(SourceConfig(path=banks), data, frames=False).fit.sky  # a folder of several
+    assert not knows_sky(Numbers(3))
+    other = SimulatedDataset(SimulatedConfig.from_dict({"camera": "43x32", "samples": 8}))
+    other.source.config = dataclasses.replace(other.source.config, renderer="mujoco")  # leaves out what is far
+    assert not knows_sky(other)
+    with pytest.raises(ConfigError, match=r"'loss\.sky' has a weight, but"):
+        require_sky(LossConfig(sky=1), [Source("a", Numbers(3), 1.0, Fit())])
+
+
+def test_equal_keys_are_equal_frames(banks):
+    """What a teacher saw is kept under them."""
+    data, options = DataConfig(), {"camera": "43x32", "samples": 8}
+    names = []
+    for scale, changed in [
+        (1, {}),
+        (0.5, {}),
+        (1, {"family": "driving"}),
+        (1, {"randomisation": True}),
+        (1, {"seed": 7}),
+    ]:
+        config = SourceConfig(kind="simulated", scale=scale, options={**options, **changed})
+        names.append(open_source(config, data, frames=False).name)
+    for scale in (1, 0.5):
+        names.append(open_source(SourceConfig(path=banks / "train", scale=scale), data, frames=False).name)
+    assert len(set(names)) == len(names)
+    more = SourceConfig(kind="simulated", scale=1, options={**options, "samples": 16})
+    assert open_source(more, data, frames=False).name == names[0], "more of the same are the same frames"
 
 
 def test_augmentation_depends_on_seed_and_number_alone():
@@ -608,10 +637,29 @@ def test_full_disk_keeps_the_previous_state_and_says_so(banks, tmp_path, monkeyp
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(engine, "save_state", full)
-    with pytest.raises(TrainingError, match=r"step 6 was not written.*No space left.*state of step 2 is kept"):
+    with pytest.raises(UnsavedError, match=r"step 6 was not written.*No space left.*state of step 2 is kept"):
         trainer.run(progress=False)
     assert "state of step 4 was not written" in caplog.text and "state of step 2 is kept" in caplog.text
     assert load_state(tmp_path / "state.safetensors")[1]["step"] == 2
+
+
+def test_a_finished_run_begun_again_keeps_its_scores(banks, tmp_path):
+    first = Trainer(smoke(banks, "run.steps=2"), tmp_path).run(progress=False)
+    assert first.finished and first.scores is not None
+    scores = load_card(tmp_path / "last.safetensors").scores
+    assert scores["validation"]
+    assert Trainer(smoke(banks, "run.steps=2"), tmp_path).run(progress=False).finished
+    assert load_card(tmp_path / "last.safetensors").scores == scores
+
+
+def test_a_run_of_two_sizes_goes_on_with_larger_batches(banks, tmp_path):
+    small = f"data.sources=[{{kind: simulation, path: {banks / 'train'}, scale: 1}}, " \
+        f"{{kind: simulation, path: {banks / 'train'}, scale: 1, size: [32, 48]}}]"  # fmt: skip
+    settings = [small, "data.validation=[]", "augment.crop=null"]
+    Trainer(smoke(banks, "run.steps=3", "run.batch=2", *settings), tmp_path).run(progress=False)
+    # 6 samples are seen, no whole number of batches of 4: from 4 on they would be of two sizes.
+    outcome = Trainer(smoke(banks, "run.steps=40", "run.batch=4", *settings), tmp_path).run(progress=False)
+    assert outcome.step == 40
 
 
 def test_dead_and_saturated_layers_are_named(banks, tmp_path, caplog):
@@ -709,6 +757,19 @@ def test_bad_sources_are_told(banks, tmp_path):
         Trainer(smoke(banks, "data.sources.0.kind=dsce"), tmp_path)
     with pytest.raises(ValueError, match="is larger than the samples"):
         Trainer(smoke(banks, "augment.crop=[64, 64]", "data.validation=[]"), tmp_path).run(progress=False)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [("augment.crop=[64, 64]", "is larger than the samples"), ("network=e2depth_tiny", "run.checkpointing"),
+     ("loss.sky=1", ""), ("loss.sky=-1", "'sky' is -1")],
+)  # fmt: skip
+def test_what_does_not_fit_ends_the_command_in_one_line(banks, tmp_path, wrong, message, capsys):
+    fitting = [*settings(banks), "run.steps=1", "data.validation=[]", "loss.feature=0", "loss.similarity=0"]
+    code = main(["train", "--config", str(SMOKE), "--out", str(tmp_path), *fitting, "run.checkpointing=true", wrong])
+    error = capsys.readouterr().err
+    assert code == (2 if message else 0), error
+    assert message in error and "Traceback" not in error
 
 
 def test_geometry_halves_coarse_maps_with_the_crop():

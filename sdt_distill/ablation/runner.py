@@ -23,7 +23,7 @@ from sdt_distill.training.config import ConfigError, TrainingConfig
 from sdt_distill.training.data import Source, open_source, spread_evenly
 from sdt_distill.training.engine import Trainer, TrainingError
 from sdt_distill.training.log import read_log
-from sdt_distill.training.tree import from_plain, to_plain
+from sdt_distill.training.tree import from_plain, to_plain, without_defaults
 from sdt_ros.evaluation.protocol import OF_DATASET, protocols
 from sdt_ros.evaluation.source import Window
 
@@ -91,10 +91,16 @@ def plan(question: Question, base: TrainingConfig, steps: int | None, seeds: int
 
 
 def folder_of(config: TrainingConfig) -> str:
-    """Name of a trial's folder: the network, the seed and a digest of all that decides what comes out."""
-    digest = hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode()).hexdigest()[:10]
-    network = re.sub(r"[^a-z0-9_]+", "-", name_of(resolve(config.network, config.data.bins)).lower()).strip("-")
-    return f"{network}-seed{config.run.seed}-{digest}"
+    """Name of a trial's folder: the network, the seed and a digest of all that decides what comes out.
+
+    What has its default is left out, so that a key of a later version does not make another trial of it.
+    """
+    network = resolve(config.network, config.data.bins)
+    free = from_plain(TrainingConfig, {**_identity(config), "network": config.network})  # back at their defaults
+    told = {**without_defaults(free), "network": [type(network).__name__, without_defaults(network)]}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
+    name = re.sub(r"[^a-z0-9_]+", "-", name_of(network).lower()).strip("-")
+    return f"{name}-seed{config.run.seed}-{digest}"
 
 
 def run_trials(trials: Sequence[Trial], max_minutes: float, samples: int, progress: bool) -> list[dict[str, Any]]:
@@ -180,7 +186,9 @@ class HeldOut:
         for number, (k, index) in enumerate(self._places):
             source = self._sources[k]
             batch = collate([source.item(index, number)])
-            group = batch.keys[0].removeprefix(f"{source.name}/").rpartition("/")[0]
+            group = batch.keys[0].rpartition("/")[0]
+            if len(self._sources) == 1:  # else they may be of several sizes, which make groups of their own
+                group = group.removeprefix(f"{source.name}/")
             yield Window(
                 group, number, batch.spikes[0].numpy(), batch.depth[0, 0].numpy(), number, focal_px=self._focal_px
             )

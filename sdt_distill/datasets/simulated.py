@@ -142,7 +142,7 @@ class SimulatedSequence(SequenceReader):
 
     def __init__(self, path: Path, name: str, config: SampleConfig, source: SimulatedSource) -> None:
         super().__init__(path, name, config)
-        self._source = source
+        self.source = source
 
     @cached_property
     def indices(self) -> np.ndarray:
@@ -152,13 +152,13 @@ class SimulatedSequence(SequenceReader):
     @property
     def all_indices(self) -> np.ndarray:
         """The same: each has its events."""
-        families = self._source.config.families
-        return np.arange(families.index(self.name), self._source.config.samples, len(families), dtype=np.int64)
+        families = self.source.config.families
+        return np.arange(families.index(self.name), self.source.config.samples, len(families), dtype=np.int64)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the camera [px]."""
-        return self._source.config.camera.height, self._source.config.camera.width
+        return self.source.config.camera.height, self.source.config.camera.width
 
     def read_depth(self, index: int) -> np.ndarray:
         """Depth of a number, float32 [H, W] metres, NaN where there is nothing."""
@@ -166,7 +166,7 @@ class SimulatedSequence(SequenceReader):
 
     def read(self, index: int) -> Sample:
         """The sample of a number."""
-        sample = self._source.read(index)
+        sample = self.source.read(index)
         return sample if self.config.frames else dataclasses.replace(sample, frame=None)
 
 

@@ -127,7 +127,7 @@ class CachedTeacher:
             Float32 maps and depth on the device of `frames`.
 
         Raises:
-            TeacherError: the cache cannot be written, or frames of one batch were cached at different sizes.
+            TeacherError: the disk has no room for all frames, or those of one batch were cached at different sizes.
         """
         if len(keys) != len(frames):
             raise ValueError(f"{len(frames)} frames came with {len(keys)} keys")
@@ -142,10 +142,25 @@ class CachedTeacher:
             if other != layout:
                 raise TeacherError(f"teacher cache {self._folder}: {key} was cached at another size than {keys[0]}; "
                                    "one key names two frames: delete the folder")  # fmt: skip
-        return _unpack(np.stack([record for record, _ in records]), layout, frames.device)
+        output = _unpack(np.stack([record for record, _ in records]), layout, frames.device)
+        if sum(record.nbytes for record in self._pending.values()) >= self._buffer_bytes:
+            self.keep()
+        return output
+
+    def keep(self) -> None:
+        """Writes what has not been written. A disk that does not take it costs time later, and is told."""
+        try:
+            self.flush()
+        except TeacherError as error:
+            logger.warning("%s. %d frames will be computed again", error, len(self._pending))
+            self._pending, self._pending_layout = {}, None
 
     def flush(self) -> None:
-        """Writes what has not been written."""
+        """Writes what has not been written.
+
+        Raises:
+            TeacherError: the disk does not take it; it can be tried again.
+        """
         if not self._pending:
             return
         layout, pending = self._pending_layout, self._pending
@@ -188,12 +203,10 @@ class CachedTeacher:
         layout = Layout.of(output)
         self._tell(layout)
         if self._pending and self._pending_layout != layout:
-            self.flush()
+            self.keep()
         self._pending_layout = layout
         for key, record in zip(keys, _pack(output, len(keys)), strict=True):
             self._pending[key] = record
-        if sum(record.nbytes for record in self._pending.values()) >= self._buffer_bytes:
-            self.flush()
 
     def _record(self, key: str) -> tuple[np.ndarray, Layout]:
         if key in self._pending:

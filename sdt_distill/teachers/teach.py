@@ -20,7 +20,7 @@ from sdt_distill.teachers.frame import FrameConfig, FrameNetwork, save_frame_net
 from sdt_distill.training.augment import Augmentation, AugmentConfig
 from sdt_distill.training.batch import Batch, collate
 from sdt_distill.training.config import ConfigError, DataConfig, OptimiserConfig
-from sdt_distill.training.data import Mixture, Source, open_source, spread_evenly, stream
+from sdt_distill.training.data import Mixture, Source, open_source, require_sky, spread_evenly, stream
 from sdt_distill.training.hardware import pick_precision
 from sdt_distill.training.optimise import (
     AveragedNetwork,
@@ -136,6 +136,7 @@ def teach(config: TeachConfig, out: Path, max_minutes: float = math.inf, progres
     device, why = resolve_device(config.device)
     half = pick_precision(config.precision, device) == torch.bfloat16
     sources = [open_source(each, config.data, frames=True) for each in config.data.sources]
+    require_sky(config.loss, sources)
     held_out = [open_source(each, config.data, frames=True) for each in config.data.validation]
     torch.manual_seed(config.seed)
     network = FrameNetwork(config.frame).to(device).train()

@@ -73,6 +73,10 @@ def run_train(args: argparse.Namespace) -> int:
     except (DatasetError, StateError, TeacherError, TrainingError, CheckpointError, OSError) as error:
         print(f"sdt-distill train: {error}", file=sys.stderr)
         return 1
+    except ValueError as error:  # of a part that does not fit another, such as a crop larger than the samples
+        logging.getLogger(__name__).debug("refused", exc_info=True)
+        print(f"sdt-distill train: {error}", file=sys.stderr)
+        return 2
     finally:
         if group is not None:
             leave(group)

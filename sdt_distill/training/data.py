@@ -18,8 +18,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from sdt_distill.datasets import FORMATS, Dataset, DatasetError, SampleConfig, open_dataset
-from sdt_distill.datasets.bank import BankDataset
-from sdt_distill.datasets.simulated import SimulatedConfig, SimulatedDataset
+from sdt_distill.datasets.bank import BankDataset, BankSequence
+from sdt_distill.datasets.simulated import SimulatedDataset, SimulatedSequence
+from sdt_distill.datasets.simulated_config import RENDERERS, SimulatedConfig
+from sdt_distill.losses import LossConfig
 
 from .batch import Batch, Fit, Item, collate, make_item
 from .config import DataConfig, SourceConfig
@@ -95,13 +97,25 @@ def open_source(config: SourceConfig, data: DataConfig, frames: bool) -> Source:
         if not config.path.exists():
             raise DatasetError(f"there is nothing at {config.path}; set the source's path")
         opened = open_dataset(config.path, config.kind, sample_config, config.split)
-        name = f"{config.path.resolve().name}-{_fingerprint(opened, config.path)}"
+        name = config.path.resolve().name
     if not len(opened):
         raise DatasetError(f"{config.path or name}: the data set is empty; check its path and split")
-    # Whoever made a scene knows all of its surfaces; where a sensor measured, depth is missing for many reasons.
-    sky = isinstance(opened, SimulatedDataset | BankDataset)
-    fit = Fit(scale, config.size or data.size, data.fit, data.focal_px, sky)
+    fit = Fit(scale, config.size or data.size, data.fit, data.focal_px, knows_sky(opened))
+    name = f"{name}-{_fingerprint(opened, config.path, fit)}"
     return Source(name, opened, config.weight, fit, config.kind == _SIMULATED, config.strata)
+
+
+def require_sky(loss: LossConfig, sources: Sequence[Source]) -> None:
+    """Refuses a loss of the sky where no source says what is sky.
+
+    Raises:
+        ConfigError: that is so.
+    """
+    if loss.sky and not any(source.fit.sky for source in sources):
+        raise ConfigError(
+            "config key 'loss.sky' has a weight, but only our own simulator tells the sky from what is unknown, and "
+            "data.sources have none of its samples: set it to 0"
+        )
 
 
 class Mixture:
@@ -277,13 +291,37 @@ def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
         thread.join()
 
 
-def _fingerprint(opened: Dataset, path: Path) -> str:
-    """What tells a data set from others of its name: for a bank what it was made of, else where it lies."""
-    bank = getattr(opened, "bank", None)
-    told = str(path.resolve())
-    if bank is not None:
-        told = json.dumps({key: value for key, value in bank.config.items() if key != "samples"}, sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:8]
+def _fingerprint(opened: Dataset, path: Path | None, fit: Fit) -> str:
+    """What tells a source's frames from others of its name: what they were made of or where they lie, and their size.
+
+    What a teacher saw is kept under it, so that equal fingerprints must be equal frames.
+    """
+    made: dict[str, Any] | None = None
+    if isinstance(opened, BankDataset):
+        made = opened.bank.config
+    elif isinstance(opened, SimulatedDataset):
+        made = opened.config.to_dict()
+    told: Any = None if path is None else str(path.resolve())
+    if made is not None:
+        told = {key: value for key, value in made.items() if key != "samples"}
+    whole = json.dumps([told, fit.scale, fit.size, fit.mode], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:8]
+
+
+def knows_sky(opened: Dataset) -> bool:
+    """Whether depth is missing for the sky alone.
+
+    Our simulator knows all surfaces of a scene. Sensors miss depth for many reasons, MuJoCo what is far.
+    """
+    renderers = set()
+    for reader in getattr(opened, "readers", ()):
+        if isinstance(reader, BankSequence):
+            renderers.add(reader.bank.config.get("renderer", RENDERERS[0]))
+        elif isinstance(reader, SimulatedSequence):
+            renderers.add(reader.source.config.renderer)
+        else:
+            return False
+    return renderers == {RENDERERS[0]}
 
 
 def spread_evenly(sources: Sequence[Source], most: int) -> list[tuple[int, int]]:

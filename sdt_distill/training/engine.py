@@ -24,7 +24,7 @@ from .augment import Augmentation
 from .batch import Batch
 from .clock import RunClock
 from .config import ConfigError, TrainingConfig, save_config
-from .data import Mixture, Source, activity, open_source, stream
+from .data import Mixture, Source, activity, open_source, require_sky, stream
 from .distributed import Group, share_batch_norms, shared_mean
 from .graphed import GraphedStep
 from .growing import GrowingSamples
@@ -42,7 +42,7 @@ from .optimise import (
 from .packed import Shelves
 from .pictures import example_picture
 from .resident import read_all, resident_stream
-from .state import StateError, below, load_state, part, save_state
+from .state import StateError, UnsavedError, below, load_state, part, save_state
 from .summary import write_summary
 from .taps import Taps, recompute_in_backward
 from .tree import same, to_plain
@@ -136,6 +136,7 @@ class Trainer:
         if not data.sources:
             raise ConfigError("config key 'data.sources' is empty: name at least one data set to learn from")
         self._sources = [open_source(each, data, frames=config.loss.needs_teacher) for each in data.sources]
+        require_sky(config.loss, self._sources)
         held_out = [open_source(each, data, frames=True) for each in data.validation]
         self._validator = (
             Validator(held_out, run.validation_samples, data.depth_range, run.batch, self.group) if held_out else None
@@ -200,6 +201,7 @@ class Trainer:
         Raises:
             TrainingError: a loss or gradient was NaN or infinite, or the decoder gives nothing whatever it is shown;
                 the last good state is on disk.
+            UnsavedError: the disk did not take the last state.
         """
         run = self.config.run
         deadline = time.monotonic() + max_minutes * 60
@@ -247,7 +249,8 @@ class Trainer:
                 log.close()
         finished = self._is_finished()
         if self.group.is_first:
-            self._write_checkpoint("last", scores)
+            if seen or not (self.out / "last.safetensors").is_file():  # else it has the scores of an earlier call
+                self._write_checkpoint("last", scores)
             write_summary(self.out)
         self.group.wait()
         return Outcome(self.step, finished, scores, seen / busy if busy else 0.0)
@@ -259,7 +262,9 @@ class Trainer:
     def _batches(self, batch_of_all: int, progress: bool) -> Iterator[Batch]:
         """This process's batches from the run's place on."""
         data, size = self.config.data, self.config.run.batch
-        start = self.samples_seen + self.group.rank * size
+        # Behind a stop, batches may be of another size; those of one size of sample begin at whole ones.
+        whole = -(-self.samples_seen // self._mixture.together) * self._mixture.together
+        start = whole + self.group.rank * size
         if data.resident and any(source.in_order for source in self._sources):
             if self._growing is None:
                 self._growing = GrowingSamples(self._sources, data, self.device)
@@ -498,7 +503,7 @@ class Trainer:
     def _save(self, final: bool) -> None:
         """Write the state. A full disk costs the newest state only, and at the end of a run it is an error."""
         if self._lessons is not None:
-            self._lessons.flush()
+            self._lessons.keep()
         if not self.group.is_first:
             return
         tensors = {
@@ -522,7 +527,7 @@ class Trainer:
             kept = f"the state of step {load_state(path)[1]['step']} is kept" if path.is_file() else "there is none yet"
             message = f"{path}: the state of step {self.step} was not written ({error}); {kept}"
             if final:
-                raise TrainingError(message) from error
+                raise UnsavedError(message) from error
             _log.error("%s. Make room: the next try comes in %d steps", message, self.config.run.save_every)
 
     def _identity(self) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Lessons:
         depth = None if seen.depth is None else geometry.apply(seen.depth, "nearest")
         return TeacherOutput({n: geometry.apply(f) for n, f in seen.features.items()}, depth, seen.depth_kind)
 
-    def flush(self) -> None:
-        """Write what is kept to disk."""
+    def keep(self) -> None:
+        """Write to disk what is to be kept; where that fails, it is told."""
         if isinstance(self._teacher, CachedTeacher):
-            self._teacher.flush()
+            self._teacher.keep()

@@ -19,6 +19,10 @@ class StateError(ValueError):
     """A saved state is damaged or is that of another run; the message says which and what to do."""
 
 
+class UnsavedError(OSError):
+    """The last state of a run could not be written; the message says what is kept."""
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a crash or a full disk at any moment leaves the previous one.
 

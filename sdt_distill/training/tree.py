@@ -66,6 +66,24 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def without_defaults(value: Any) -> Any:
+    """`to_plain`, without the keys that have their default."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        if isinstance(value, tuple | list):
+            return [without_defaults(each) for each in value]
+        return to_plain(value)
+    changed = {}
+    for field in dataclasses.fields(value):
+        own = getattr(value, field.name)
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if dataclasses.is_dataclass(own) and dataclasses.is_dataclass(default):
+            if inner := without_defaults(own):
+                changed[field.name] = inner
+        elif field.init and to_plain(own) != to_plain(default):
+            changed[field.name] = without_defaults(own)
+    return changed
+
+
 def same(stored: Any, config: Any) -> bool:
     """Whether plain values, written perhaps by an earlier version, are those of a config: missing keys are defaults."""
     try:

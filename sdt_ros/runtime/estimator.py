@@ -179,13 +179,7 @@ class DepthEstimator:
                 `output_size` says that they are reduced.
             DeviceLost: the GPU ran out of memory or stopped working, and `on_device_error` is "raise".
         """
-        checked, output_size = self._seen(self._checked(spikes), output_size)
-        try:
-            with device_errors():
-                return self._to_metres(self._runtime(checked), output_size, focal_px)
-        except DeviceLost as lost:
-            self._go_to_cpu(lost)
-            return self._to_metres(self._runtime(checked), output_size, focal_px)
+        return self._estimate(*self._seen(self._checked(spikes), output_size), focal_px)
 
     def measured(
         self, spikes: Spikes, output_size: tuple[int, int] | None = None, focal_px: float | None = None
@@ -227,10 +221,10 @@ class DepthEstimator:
                 long; None leaves the number as it is.
         """
         spikes = synthetic_events(self.bins, height, width, self.card.network.polarities)[0]
-        depth = self(spikes, (height, width))
+        depth = self._estimate(spikes, None, None)
         self._runtime.warm_up(spikes)
         if budget_ms is not None and self._device.type == "cpu":
-            fewest_threads(lambda: self(spikes, (height, width)), budget_ms, ALL_THREADS)
+            fewest_threads(lambda: self._estimate(spikes, None, None), budget_ms, ALL_THREADS)
         if not np.ptp(depth) > 0:  # true for NaN too
             _log.warning("depth is %s m everywhere on synthetic events: the weights are broken", depth.flat[0])
 
@@ -286,6 +280,15 @@ class DepthEstimator:
         if smaller == (height, width):
             return spikes, None
         return torch.from_numpy(reduce_spikes(spikes.cpu().numpy(), *smaller)), (height, width)
+
+    def _estimate(self, seen: Tensor, output_size: tuple[int, int] | None, focal_px: float | None) -> Depth:
+        """Depth of a window on the grid that the network sees."""
+        try:
+            with device_errors():
+                return self._to_metres(self._runtime(seen), output_size, focal_px)
+        except DeviceLost as lost:
+            self._go_to_cpu(lost)
+            return self._to_metres(self._runtime(seen), output_size, focal_px)
 
     def _to_metres(self, log_depth: Tensor, output_size: tuple[int, int] | None, focal_px: float | None) -> Depth:
         height, width = log_depth.shape[-2:]

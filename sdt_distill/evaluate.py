@@ -220,7 +220,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """
     from sdt_distill.datasets import DatasetError, SampleConfig, open_dataset
     from sdt_distill.datasets.registry import LAYOUTS, detect
-    from sdt_ros.evaluation.command import write
+    from sdt_ros.evaluation.command import split_of, write
     from sdt_ros.evaluation.protocol import OF_DATASET, protocols
     from sdt_ros.evaluation.source import DatasetSource
 
@@ -237,7 +237,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     protocol = replace(protocols[args.protocol or OF_DATASET[kind]], rows=args.rows)
     source = DatasetSource(dataset, f"{kind} {args.root}", args.samples, args.min_events)
     settings = {
-        "recording": f"{kind} {args.root}" + (f", split {args.split}" if args.split else ""),
+        "recording": f"{kind} {args.root}" + split_of(kind, args.split, dataset.sequences),
         "truth": "depth at the end of each window",
         "schedule": "truth",
         "sequences": ", ".join(dict.fromkeys(dataset.sequences)),

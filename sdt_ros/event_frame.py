@@ -11,12 +11,13 @@ def event_frame(spikes: np.ndarray) -> np.ndarray:
     """Draw a window's spikes: ON red, OFF blue, the darker the more bins have one.
 
     Args:
-        spikes: uint8 [T, 2, H, W].
+        spikes: uint8 [T, P, H, W]; a lone polarity, of a spiking camera, is drawn as ON.
 
     Returns:
         uint8 [H, W, 3] RGB.
     """
-    off, on = spikes.sum(0) / len(spikes)  # [H, W] each
+    share_of = spikes.sum(0) / len(spikes)  # [P, H, W]
+    off, on = share_of if len(share_of) == 2 else (np.zeros_like(share_of[0]), share_of[0])
     white = np.array([255.0, 255, 255])
     share = np.minimum(on + off, 1)[..., None]
     colour = (on[..., None] * ON + off[..., None] * OFF) / np.maximum(on + off, 1e-9)[..., None]

@@ -169,6 +169,18 @@ def test_event_packet_has_the_upstream_type_hash() -> None:
     assert typestore().hash_rihs01(EVENT_PACKET_TYPE) == UPSTREAM_HASH
 
 
+def test_a_database_on_a_full_disk_is_a_bag_error(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with pytest.raises(BagError, match=r"cannot write a bag to .*: database or disk is full"):
+        with BagWriter(tmp_path / "bag", "sqlite3") as bag:
+            bag.add_topic("/chatter", "std_msgs/msg/String")
+            monkeypatch.setattr(bag._writer, "write", full)
+            monkeypatch.setattr(bag._writer, "abort", full)
+            bag.write("/chatter", "std_msgs/msg/String", 0, b"")
+
+
 @pytest.mark.parametrize(("storage", "compress"), [("mcap", False), ("mcap", True), ("sqlite3", False)])
 def test_written_bags_read_back_with_qos_hash_and_definition(tmp_path: Path, storage: str, compress: bool) -> None:
     folder = write_packets(tmp_path / "bag", range(5), storage, compress)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import miniatures
 import numpy as np
 import pytest
 from miniatures import BAG_START_NS, image_message
 
 from sdt_distill.datasets import DatasetError, SampleConfig, open_dataset
-from sdt_ros.bags import BagWriter, open_bag, serialize, spike_windows
+from sdt_distill.datasets.bag import find_bags, name_of
+from sdt_distill.datasets.check import check
+from sdt_distill.datasets.registry import select
+from sdt_ros.bags import BagWriter, open_bag, parse_event_packet, serialize, serialize_event_packet, spike_windows
 
 # The window of depth image 1 is 150,000 <= t < 200,000.
 MARKS = [
@@ -97,7 +102,77 @@ def test_a_folder_of_bags_is_a_data_set(tmp_path):
     assert open_dataset(tmp_path).sequences == ("one", "two")
 
 
-def rewritten(path, change):
+def test_names_are_those_of_folders_and_files_and_keep_their_dots(tmp_path):
+    for name in ("drive.1", "drive.2"):
+        miniatures.write_bag(tmp_path / name)
+    assert open_dataset(tmp_path).sequences == ("drive.1", "drive.2")
+    assert name_of(next((tmp_path / "drive.1").glob("*.mcap"))) == next((tmp_path / "drive.1").glob("*.mcap")).stem
+    assert name_of(tmp_path / "x.db3.zstd") == "x"
+
+
+def test_bags_of_a_recorder_that_was_killed_are_found(tmp_path):
+    """They have no metadata.yaml; files of several bags in one folder are bags of their own."""
+    for name in ("one", "two", "three"):
+        miniatures.write_bag(tmp_path / name)
+    (tmp_path / "two/metadata.yaml").unlink()
+    (file,) = (tmp_path / "two").glob("*.mcap")
+    file.rename(tmp_path / "two/two_0.mcap")
+    (tmp_path / "three/metadata.yaml").unlink()
+    (file,) = (tmp_path / "three").glob("*.mcap")
+    file.rename(tmp_path / "three/noon.mcap")
+    assert find_bags(tmp_path) == [tmp_path / "one", tmp_path / "two", tmp_path / "three/noon.mcap"]
+    dataset = open_dataset(tmp_path)
+    assert dataset.sequences == ("one", "two", "noon")
+    np.testing.assert_array_equal(dataset[3].spikes, dataset[0].spikes)
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    (packed / "x.mcap.zstd").write_bytes(b"not looked into")
+    assert find_bags(packed) == [packed / "x.mcap.zstd"]
+
+
+@pytest.mark.parametrize("later_ms", [230, 260, -600, 86_400_000])
+def test_when_a_bag_was_recorded_does_not_move_its_events(tmp_path, later_ms):
+    """A recorder may be slow, and a bag that is played may be recorded again on another day."""
+    expected = open_dataset(miniatures.write_bag(tmp_path / "first"))
+    again = rewritten(tmp_path, lambda topic, number, data: [data], later_ms)
+    found = open_dataset(again)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.spikes.any()
+        np.testing.assert_array_equal(one.spikes, other.spikes)
+        np.testing.assert_array_equal(one.depth, other.depth)
+
+
+@pytest.mark.parametrize("topic", ["/camera/aligned_depth_to_color/image_raw", "/depth/image_rect"])
+def test_depth_is_told_from_its_picture_by_the_encoding(tmp_path, topic):
+    bag = miniatures.write_bag(tmp_path / "drive", depth_topic=topic)
+    assert open_dataset(bag).readers[0].topics["depth"] == topic
+
+    def coloured(name, number, data):
+        picture = np.zeros((120, 160, 3), np.uint8)
+        stamp = BAG_START_NS + 100_000_000 * (number + 1)
+        return [serialize(image_message(picture, "rgb8", stamp))] if name == DEPTH else [data] * (name != FRAMES)
+
+    with pytest.raises(DatasetError, match="neither depth nor frames"):
+        open_dataset(rewritten(tmp_path, coloured))
+
+
+def test_a_bag_whose_windows_are_blank_is_not_sound(tmp_path):
+    def silent(topic, number, data):
+        return [data] if topic != EVENTS or number == 0 else [blank_packet(data)]
+
+    readers = select(rewritten(tmp_path, silent), "bag")
+    report = check(tmp_path, "bag", readers)
+    assert not report.sound
+    assert "none of the 3 samples that were read has a spike" in report.text()
+
+
+def blank_packet(data):
+    packet = parse_event_packet(data)
+    return serialize_event_packet(dataclasses.replace(packet, payload=packet.payload[:0]))
+
+
+def rewritten(path, change, later_ms=0):
     """The bag with each of its messages changed by `change(topic, number, data)` to a list of messages' bytes."""
     source = miniatures.write_bag(path / "source")
     counts: dict[str, int] = {}
@@ -105,7 +180,7 @@ def rewritten(path, change):
         for message in bag.messages():
             number = counts[message.topic] = counts.get(message.topic, -1) + 1
             for data in change(message.topic, number, message.data):
-                target.write(message.topic, message.type, message.timestamp_ns, data)
+                target.write(message.topic, message.type, message.timestamp_ns + later_ms * 1_000_000, data)
     return path / "drive"
 
 

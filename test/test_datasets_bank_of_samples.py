@@ -173,6 +173,36 @@ def test_parts_and_processes_share_the_work(made, tmp_path):
     assert manifests[0] == manifests[1] == manifests[2]  # with the checksums of every file
 
 
+def test_what_a_full_disk_left_is_removed_although_files_cannot_be_closed(tmp_path):
+    writer = bank_module.ShardWriter(tmp_path, 0, 4, 4, (8, 8), "key")
+
+    class Full:
+        def close(self):
+            raise OSError(28, "No space left on device")
+
+    assert next(tmp_path.iterdir()).is_dir()
+    writer._files = {name: Full() for name in writer._files}
+    writer.discard()
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_may_not_be_read_are_left_out(made, tmp_path, monkeypatch, caplog):
+    """A disk of one's own has lost+found."""
+    shutil.copytree(made, tmp_path / "bank")
+    (tmp_path / "lost+found").mkdir()
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "lost+found" and real(path, mode))
+    assert detect(tmp_path) == "simulation"
+    assert "lost+found may not be read and is left out" in caplog.text
+
+
+def test_banks_of_one_split_are_named_where_another_is_wanted(made, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(made, tmp_path / name)
+    with pytest.raises(DatasetError, match="one: train, two: train"):
+        open_dataset(tmp_path, "simulation", split="test")
+
+
 def test_other_settings_are_refused(copy):
     with pytest.raises(DatasetError, match="written with other settings"):
         write_bank(copy, tiny(seed=6), shard=4)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from evaluation_bag import HEIGHT, PACKET_NS, TRUTH_TOPIC, WIDTH, ramp, stamps_20hz, write_bag
 
+from sdt_distill.cli import main as distill
 from sdt_distill.datasets import open_dataset, write_bank
 from sdt_distill.datasets.simulated_config import SimulatedConfig
 from sdt_ros.bags import BagError, BagWriter, open_bag, parse_event_packet, serialize_event_packet, spike_windows
@@ -103,6 +104,29 @@ def test_depth_at_the_truth_is_that_of_the_events_before_its_stamp(bag: Path, sc
             spikes[k, inside["p"], inside["y"], inside["x"]] = 1
         assert content["frames"][number]["spike_density"] == spikes.mean()
         np.testing.assert_array_equal(saved["depth"][number], estimator(spikes))
+
+
+def test_scores_are_told_whatever_cannot_be_written(bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    files = ["--json", str(tmp_path / "folder"), "--report", str(tmp_path / "r.html"), "--save", str(tmp_path / "file")]
+    assert main(["eval", str(bag), *UNTRAINED, *files]) == 1
+    told = capsys.readouterr()
+    assert "RMSE log" in told.out, "the table is lost"
+    assert f"cannot write {tmp_path / 'folder'}: Is a directory" in told.err and str(tmp_path / "file") in told.err
+    assert (tmp_path / "r.html").read_text().endswith("</html>\n"), "one file that cannot be written costs another"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "r.html"]
+
+
+def test_a_split_that_is_not_there_whole_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    miniatures.write_dense(tmp_path / "dense", "valid_sequence_00_town06")
+    command = ["eval", "--dataset", "dense", "--root", str(tmp_path / "dense"), "--split", "validation", *UNTRAINED]
+    assert main([*command, "--json", str(tmp_path / "x.json")]) == 0
+    recording = json.loads((tmp_path / "x.json").read_text())["settings"]["recording"]
+    assert recording.endswith("split validation without 1 of its recordings")
+    capsys.readouterr()
+    assert distill(["data", "check", str(tmp_path / "dense"), "--split", "validation"]) == 1
+    assert "of the split there lack valid_sequence_01_town07" in capsys.readouterr().out
 
 
 def test_figures_say_what_they_are_of(scored: tuple[Path, dict, str]):

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from miniatures import write_dense, write_mvsec
+from miniatures import write_dense, write_dense_spike, write_mvsec
 from torch import Tensor, nn
 
 from sdt_distill.cli import main
 from sdt_distill.evaluate import NetworkEstimator
 from sdt_distill.export import _against_floors
 from sdt_distill.networks import build, load_network, make_card, save_network
+from sdt_ros.event_frame import event_frame
 from sdt_ros.network import Card, NetworkConfig, build_network, load_card, save_checkpoint, synthetic_events
 from sdt_ros.runtime import DepthEstimator
 
@@ -97,6 +98,18 @@ def test_the_estimator_of_a_spiking_network_is_the_nodes(tmp_path: Path) -> None
     assert own(spikes, (96, 128)).shape == (96, 128)
     assert own.measured(spikes)[1].energy_mj == pytest.approx(node.measured(spikes)[1].energy_mj, rel=0.05)
     assert own.is_untrained
+
+
+def test_a_spiking_camera_is_scored_and_drawn(tmp_path: Path) -> None:
+    """It has one polarity."""
+    write_dense_spike(tmp_path / "spikes")
+    network = build({**SPECS["sdt"], "polarities": 1})
+    save_network(tmp_path / "x.safetensors", network, make_card(network, **FACTS))
+    evaluated(tmp_path / "x.safetensors", tmp_path / "spikes", "--samples", "2", "--report", str(tmp_path / "r.html"))
+    assert (tmp_path / "r.html").read_text().count("<img") >= 4
+    one = np.zeros((4, 1, 3, 5), np.uint8)
+    one[:, 0, 1, 2] = 1
+    np.testing.assert_array_equal(event_frame(one), event_frame(np.concatenate([np.zeros_like(one), one], 1)))
 
 
 def test_depth_is_in_metres_of_the_card() -> None:

@@ -8,11 +8,14 @@ import yaml
 pytest.importorskip("transformers", reason="needs the extra distill")
 
 import torch
+from miniatures import write_bag
 from safetensors.torch import load_file
 
 from sdt_distill.cli import main
+from sdt_distill.datasets import DatasetError
 from sdt_distill.teachers import TeacherConfig, open_teacher
-from sdt_distill.teachers.teach import TeachConfig, load_teach_config
+from sdt_distill.teachers import teach as teach_module
+from sdt_distill.teachers.teach import TeachConfig, TeachError, load_teach_config
 from sdt_distill.training.config import ConfigError
 
 OPTIONS = {"family": "driving", "camera": "davis346@64x48", "samples": 16, "seed": 3, "texture_sets": 1}
@@ -107,6 +110,49 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, config, capsys):
     assert "no state was saved yet" in message
     assert "simulated-3-train-" in message
     assert not (tmp_path / "out/model.safetensors").exists()
+
+
+def test_nothing_is_saved_that_was_not_looked_at(tmp_path, config, monkeypatch):
+    """Between two lines of the log a loss may turn into NaN, and the state with it."""
+    settings = ["log_every=100", "save_every=2", "data.validation=[]", "steps=9"]
+    real, steps = teach_module._step, iter(range(100))
+
+    def poisoned(network, *arguments):
+        cost = real(network, *arguments)
+        if next(steps) == 2:
+            with torch.no_grad():
+                next(network.parameters()).fill_(torch.nan)
+        return cost
+
+    monkeypatch.setattr(teach_module, "_step", poisoned)
+    out = tmp_path / "out"
+    with pytest.raises(TeachError, match=r"step 4: the loss is nan.*the state in .* is kept"):
+        teach_module.teach(load_teach_config(config, settings), out)
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(out / "state.safetensors").values())
+    with pytest.raises(TeachError, match="loss is nan"):
+        steps = iter([2, 3])
+        teach_module.teach(
+            load_teach_config(config, [*settings, "save_every=50"]), tmp_path / "two", max_minutes=0.0005
+        )
+    assert not (tmp_path / "two/model.safetensors").exists()
+
+
+def test_held_out_data_without_frames_are_told_before_the_first_step(tmp_path, config):
+    write_bag(tmp_path / "bag", drop=("frames",))
+    settings = [f"data.validation=[{{kind: bag, path: {tmp_path / 'bag'}}}]", "steps=1"]
+    with pytest.raises(DatasetError, match="samples without a frame"):
+        teach_module.teach(load_teach_config(config, settings), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_is_written_before_it_is_scored(tmp_path, config, monkeypatch):
+    def fail(*arguments):
+        raise DatasetError("no frame")
+
+    monkeypatch.setattr(teach_module, "_score", fail)
+    with pytest.raises(DatasetError, match="no frame"):
+        teach_module.teach(load_teach_config(config, ["steps=1"]), tmp_path / "out")
+    assert (tmp_path / "out/model.safetensors").is_file()
 
 
 def test_defaults_make_a_config():

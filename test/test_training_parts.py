@@ -160,6 +160,12 @@ def test_who_made_the_scenes_knows_the_sky(banks):
         require_sky(LossConfig(sky=1), [Source("a", Numbers(3), 1.0, Fit())])
 
 
+def test_two_banks_of_a_folder_have_keys_of_their_own(banks):
+    source = open_source(SourceConfig(path=banks), DataConfig(), frames=False)
+    keys = [source.item(index, 0).key for index in range(len(source.data))]
+    assert len(keys) == 16 and len(set(keys)) == 16
+
+
 def test_equal_keys_are_equal_frames(banks):
     """What a teacher saw is kept under them."""
     data, options = DataConfig(), {"camera": "43x32", "samples": 8}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
-from sdt_ros.bags import BagError, BagReader, deserialize, events_topic, open_bag, parse_event_packet
+from sdt_ros.bags import BagError, BagReader, deserialize, events_topic, is_storage, open_bag, parse_event_packet
 from sdt_ros.calibration import Calibration, CalibrationError
 from sdt_ros.events import EventPacket, PacketDecoder, SensorClock
 from sdt_ros.images import depth_to_metres, image_to_array
@@ -18,7 +19,7 @@ from sdt_ros.images import depth_to_metres, image_to_array
 from .binning import bin_edges, bin_events, plain_cells, rectified_cells
 from .coverage import covered
 from .errors import DatasetError, broken
-from .files import check_increasing, require
+from .files import check_increasing, folders, require
 from .sample import Sample, SampleConfig, SequenceReader
 from .warp import invert_map, sample_bilinear
 
@@ -28,13 +29,14 @@ _FRAME_TOLERANCE_NS = 25_000_000
 _BUCKET_NS, _BUCKETS = 500_000_000, 20  # as `SensorClock`: the least delay of ten seconds tells the offset
 _LEAP_NS = 1_000_000_000  # offsets that differ by more are of another clock, as after a restart of the camera
 _WRAPS_NS = {"evt3": 1000 << 24, "evt2": 1000 << 34, "evt21": 1000 << 34}  # after which a sensor's times begin anew
-_LAST_NS = 1_000_000_000  # of a recording, in which its last packet is looked for
+_DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
 
 
 class BagSequence(SequenceReader):
     """One bag. A window is read from the packets around it; their stamps say where it lies in ROS time.
 
-    Topics: the first of EventPacket; depth is the first image topic with `depth` in its name; frames the first other.
+    Topics: the first of EventPacket; depth is the first image topic with `depth` in its name and depth in its images,
+    frames the first without.
     A bag without depth gives samples at its frames, with depth all NaN. Where depth is rectified and the event camera's
     CameraInfo tells of a lens, events and raw frames are rectified as well. Images' stamps are collected by walking
     over them once; later only what a sample needs is read, by the bag's own index.
@@ -61,9 +63,9 @@ class BagSequence(SequenceReader):
         except BagError as error:
             raise broken(self.where, self.path, str(error), "record the topic of the camera driver") from None
         images = [info.name for info in bag.topics.values() if info.type == IMAGE_TYPE and info.count]
-        depth = [name for name in images if "depth" in name and "color" not in name]
+        depth = [name for name in images if "depth" in name and self._holds_depth(name)]
         frames = [name for name in images if "depth" not in name]
-        if not images:
+        if not depth and not frames:
             there = ", ".join(f"{info.name} ({info.type})" for info in bag.topics.values())
             raise broken(
                 self.where, self.path, f"the bag has neither depth nor frames ({IMAGE_TYPE}); there are: {there}",
@@ -71,6 +73,23 @@ class BagSequence(SequenceReader):
             )  # fmt: skip
         found |= {"depth": depth[0]} if depth else {}
         return found | ({"frames": frames[0]} if frames else {})
+
+    def _holds_depth(self, topic: str) -> bool:
+        """Whether the images of a topic are depth and no picture of it, by the encoding of the first."""
+        message = next(self._messages(topic), None)
+        try:
+            return message is not None and deserialize(IMAGE_TYPE, message.data).encoding in _DEPTH_ENCODINGS
+        except BagError:
+            return "color" not in topic  # told where it is read
+
+    @cached_property
+    def packet_times(self) -> np.ndarray:
+        """Header stamp and record time of each packet of events, in the order of recording, int64 [N, 2] ns.
+
+        Packets are looked for by their stamps. When they were recorded is another matter: later, where the recorder was
+        slow, and on another day where a bag was played and recorded again.
+        """
+        return self._times("events")
 
     @cached_property
     def stamps(self) -> np.ndarray:
@@ -90,19 +109,12 @@ class BagSequence(SequenceReader):
     @cached_property
     def span(self) -> tuple[int, int]:
         """When the first packet of events begins and the last ends, in ROS time [us]."""
-        topic = self.topics["events"]
-        first = next((m.data for m in self._messages(topic)), None)
-        last = None
-        for start_ns in (self._open().end_ns - _LAST_NS, None):  # the end only, if there are packets
-            for message in self._messages(topic, start_ns):
-                last = message.data
-            if last is not None:
-                break
-        if first is None or last is None:
+        if not len(self.packet_times):
             raise broken(self.where, self.path, f"{self.topics['events']} has no packets", "record the events again")
-        times = self._decode(PacketDecoder(), self._packet(last))["t"]
+        first, last = (list(self._packets(int(stamp), int(stamp) + 1))[-1] for stamp in self.packet_times[[0, -1], 0])
+        times = self._decode(PacketDecoder(), last)["t"]
         duration = int(times[-1] - times[0]) if times.size else 0
-        return self._packet(first).stamp_ns // 1000, self._packet(last).stamp_ns // 1000 + duration
+        return first.stamp_ns // 1000, last.stamp_ns // 1000 + duration
 
     @cached_property
     def indices(self) -> np.ndarray:
@@ -199,8 +211,7 @@ class BagSequence(SequenceReader):
         decoder, clock = PacketDecoder(), SensorClock()
         parts: list[np.ndarray] = []
         start = stamp_ns - self.config.window_us * 1000 - _BEFORE_NS
-        for message in self._messages(self.topics["events"], start, stamp_ns + _AFTER_NS):
-            packet = self._packet(message.data, index)
+        for packet in self._packets(start, stamp_ns + _AFTER_NS, index):
             events = self._decode(decoder, packet, index)
             if events.size:
                 clock.update(packet.stamp_ns, int(events["t"][0]))
@@ -247,8 +258,8 @@ class BagSequence(SequenceReader):
             stamp_ns: the stamp.
         """
         middle = stamp_ns // _BUCKET_NS
-        first = max(middle - _BUCKETS // 2, self._open().start_ns // _BUCKET_NS)
-        last = min(middle + _BUCKETS // 2, self._open().end_ns // _BUCKET_NS)
+        first = max(middle - _BUCKETS // 2, int(self.packet_times[:, 0].min()) // _BUCKET_NS)
+        last = min(middle + _BUCKETS // 2, int(self.packet_times[:, 0].max()) // _BUCKET_NS)
         offset = near_ns
         for bucket in range(first, last + 1):
             if bucket not in self._least:
@@ -267,8 +278,7 @@ class BagSequence(SequenceReader):
         """The least of stamp minus sensor time of half a second's packets [ns]; None where there are none."""
         decoder, least = PacketDecoder(), None
         start = bucket * _BUCKET_NS
-        for message in self._messages(self.topics["events"], start, start + _BUCKET_NS):
-            packet = self._packet(message.data)
+        for packet in self._packets(start, start + _BUCKET_NS):
             events = self._decode(decoder, packet)
             if events.size:
                 difference = packet.stamp_ns - int(events["t"][0]) * 1000
@@ -299,6 +309,16 @@ class BagSequence(SequenceReader):
         except BagError as error:
             raise DatasetError(f"{self.where}: {error}") from None
 
+    def _packets(self, start_ns: int, stop_ns: int, index: int | None = None) -> Iterator[EventPacket]:
+        """The packets whose stamps lie between two times, in the order of recording."""
+        stamps, recorded = self.packet_times.T
+        between = recorded[(stamps >= start_ns) & (stamps < stop_ns)]
+        if not between.size:
+            return
+        for message in self._messages(self.topics["events"], int(between.min()), int(between.max()) + 1):
+            if start_ns <= header_stamp_ns(message.data) < stop_ns:
+                yield self._packet(message.data, index)
+
     def _packet(self, data: bytes, index: int | None = None) -> EventPacket:
         try:
             return parse_event_packet(data)
@@ -317,9 +337,12 @@ class BagSequence(SequenceReader):
                 self.where, self.path, f"{self.topics['events']}: {error}", "record the events again", index
             ) from None
 
-    def _stamps(self, key: str) -> np.ndarray:
+    def _times(self, key: str) -> np.ndarray:
         times = [(header_stamp_ns(m.data), m.timestamp_ns) for m in self._messages(self.topics[key])]
-        stamps = np.array(times, np.int64).reshape(-1, 2)
+        return np.array(times, np.int64).reshape(-1, 2)
+
+    def _stamps(self, key: str) -> np.ndarray:
+        stamps = self._times(key)
         check_increasing(self.where, self.path, stamps[:, 0], f"stamps of {self.topics[key]}", "ns")
         return stamps
 
@@ -362,11 +385,29 @@ def header_stamp_ns(data: bytes) -> int:
 
 
 def find_bags(root: Path) -> list[Path]:
-    """Bags at or below a path: bag folders, or bare files outside of them."""
+    """Bags at or below a path: bag folders, also those whose recorder was killed, and bare files outside of them."""
     if root.is_file():
-        return [root] if root.suffix in (".mcap", ".db3") else []
+        return [root] if is_storage(root) else []
     if (root / "metadata.yaml").is_file():
         return [root]
-    folders = sorted(p.parent for p in root.glob("*/metadata.yaml"))
-    bare = sorted(p for pattern in ("*.mcap", "*.db3") for p in root.glob(pattern))
-    return folders + bare
+    found: list[Path] = []
+    bare = _stored(root)
+    for folder in folders(root, 1)[1:]:
+        files = _stored(folder)
+        # rosbag2 names the parts of a bag after its folder.
+        whole = all(file.name.startswith(f"{folder.name}_") for file in files)
+        if (folder / "metadata.yaml").is_file() or (files and whole):
+            found.append(folder)
+        else:
+            bare += files
+    return found + bare
+
+
+def name_of(path: Path) -> str:
+    """A bag's name: its folder's, or its file's without the endings."""
+    name = path.resolve().name
+    return name if path.is_dir() else PurePath(name.removesuffix(".zstd")).stem
+
+
+def _stored(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and is_storage(file)) if folder.is_dir() else []

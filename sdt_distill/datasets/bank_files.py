@@ -12,6 +12,7 @@ The depth codes keep 1 cm to 1000 km with an error of at most 0.014 %.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -29,6 +30,7 @@ import numpy as np
 from sdt_ros.text_files import TextFileError, read_json
 
 from .errors import DatasetError, broken
+from .files import folders
 from .sample import Sample
 
 FORMAT, VERSION = "sdt-bank", 1
@@ -148,7 +150,8 @@ class ShardWriter:
     def discard(self) -> None:
         """Remove what was written."""
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # on a full disk it tries once more to write
+                file.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _write(self, name: str, content: bytes) -> None:
@@ -215,7 +218,7 @@ def find_banks(root: Path) -> list[Path]:
     """The banks at a path or in the folders within it."""
     if not root.is_dir():
         return []
-    return [root] if is_bank(root) else [path for path in sorted(root.iterdir()) if path.is_dir() and is_bank(path)]
+    return [root] if is_bank(root) else [path for path in folders(root, 1)[1:] if is_bank(path)]
 
 
 def _json(path: Path, what: str, fix: str) -> dict[str, Any]:

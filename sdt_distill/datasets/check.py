@@ -51,21 +51,30 @@ class Report:
         root: where it is.
         format: what it is.
         sequences: its recordings.
+        missing: recordings of the split asked for that are not there.
     """
 
     root: Path
     format: str
     sequences: tuple[SequenceReport, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
-        """Whether there are samples and nothing is wrong."""
-        return any(s.samples for s in self.sequences) and not any(s.problems for s in self.sequences)
+        """Whether there are samples and nothing is wrong or missing."""
+        return any(s.samples for s in self.sequences) and not self._broken
+
+    @property
+    def _broken(self) -> bool:
+        return bool(self.missing) or any(s.problems for s in self.sequences)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         sequences = [dataclasses.asdict(sequence) for sequence in self.sequences]
-        return {"root": str(self.root), "dataset": self.format, "sound": self.sound, "sequences": sequences}
+        return {
+            "root": str(self.root), "dataset": self.format, "sound": self.sound, "missing": list(self.missing),
+            "sequences": sequences,
+        }  # fmt: skip
 
     def text(self, most_problems: int = 10) -> str:
         """For people: a line for each recording, and its problems below."""
@@ -83,7 +92,9 @@ class Report:
             lines += [f"    broken: {problem}" for problem in s.problems[:most_problems]]
             if len(s.problems) > most_problems:
                 lines.append(f"    ... and {len(s.problems) - most_problems} more; --json FILE has all of them")
-        lines.append("sound" if self.sound else "broken" if any(s.problems for s in self.sequences) else "no samples")
+        if self.missing:
+            lines.append(f"  of the split there lack {', '.join(self.missing)}")
+        lines.append("sound" if self.sound else "broken" if self._broken else "no samples")
         return "\n".join(lines)
 
 
@@ -118,6 +129,9 @@ def check_sequence(reader: SequenceReader, most_samples: int | None = None, prog
     except DatasetError as error:
         notes = ()
         problems[str(error)] = None
+    if tally.count and not tally.spikes:
+        blank = f"none of the {tally.count} samples that were read has a spike"
+        problems[f"{reader.where}: {blank}; do the stamps of events and depth come from one clock?"] = None
     reader.close()
     return SequenceReport(
         name=reader.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from .check import check
 from .errors import DatasetError
 from .picture import sample_picture
-from .registry import FORMATS, LAYOUTS, detect, select
+from .registry import FORMATS, LAYOUTS, detect, missing_recordings, select
 from .sample import SampleConfig
 from .simulate import add_simulate
 
@@ -39,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     checker.add_argument(
         "--bins", type=int, metavar="T", help="time bins of a window (default: 4, or a simulation's own)"
     )
-    checker.add_argument("--picture", type=Path, metavar="FILE.png", help="write a sample: events, frame, depth")
+    checker.add_argument("--picture", type=_picture, metavar="FILE.png", help="write a sample: events, frame, depth")
     checker.add_argument(
         "--sample", type=int, metavar="K", help="which one (default: the middle of the first recording)"
     )
@@ -72,13 +73,18 @@ def run_check(args: argparse.Namespace) -> int:
     except ImportError as error:
         print(f"sdt-distill data check: {error}", file=sys.stderr)
         return 2
+    report = dataclasses.replace(report, missing=tuple(missing_recordings(name, args.split, (r.name for r in readers))))
     print(report.text())
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
     sound = report.sound
-    if args.picture:
-        sound = _write_picture(args, readers) and sound
+    try:
+        if args.json:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+        if args.picture:
+            sound = _write_picture(args, readers) and sound
+    except OSError as error:
+        print(f"sdt-distill data check: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0 if sound else 1
 
 
@@ -105,6 +111,13 @@ def _write_picture(args: argparse.Namespace, readers: list[Any]) -> bool:
     why = reasons[0] if reasons else f"there is no sample {args.sample}"
     print(f"sdt-distill data check: no picture: {why}", file=sys.stderr)
     return False
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise argparse.ArgumentTypeError(f"{text} is no name of a picture; let it end in .png or .jpg")
+    return path
 
 
 def _positive(text: str) -> int:

@@ -288,5 +288,5 @@ class DenseSpikeSequence(CarlaSequence):
 
 def find_sequences(root: Path, folder: str) -> list[Path]:
     """Folders of recordings at or below a folder, by what they must hold."""
-    places = [root, *root.glob("*"), *root.glob("*/*"), *root.glob("*/*/*")]
+    places = files.folders(root, 3)
     return sorted(p for p in places if (p / folder).is_dir())

@@ -274,7 +274,7 @@ def _pinhole(values: Any) -> np.ndarray:
 
 def find_sequences(root: Path) -> list[Path]:
     """Folders of recordings at or below a folder."""
-    places = [root, *root.glob("*"), *root.glob("*/*")]
+    places = files.folders(root, 2)
     return sorted(p for p in places if (p / "events/left").is_dir() or (p / "disparity/event").is_dir())
 
 

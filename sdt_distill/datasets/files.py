@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,26 @@ from sdt_ros import text_files
 
 from .errors import DatasetError, broken
 
+_log = logging.getLogger(__name__)
+
 _LFS = b"version https://git-lfs"
 _AGAIN = "copy or download it again"
+
+
+def folders(root: Path, levels: int) -> list[Path]:
+    """A folder and those below it, so many levels deep; what may not be read is told and left out."""
+    found = level = [root] if root.is_dir() else []
+    for _ in range(levels):
+        level = [child for parent in level for child in sorted(parent.iterdir()) if child.is_dir() and _may_read(child)]
+        found = found + level
+    return found
+
+
+def _may_read(folder: Path) -> bool:
+    allowed = os.access(folder, os.R_OK | os.X_OK)
+    if not allowed:
+        _log.warning("%s may not be read and is left out", folder)
+    return allowed
 
 
 def require(dataset: str, path: Path, what: str, fix: str) -> Path:

@@ -27,8 +27,6 @@ def sample_picture(sample: Sample) -> Image.Image:
     height, width = sample.depth.shape
     zoom = max(1, -(-_LEAST_WIDTH // width))
     spikes = sample.spikes
-    if spikes.shape[1] == 1:  # of a spiking camera: all are drawn as ON
-        spikes = np.concatenate([np.zeros_like(spikes), spikes], 1)
     known = sample.depth[np.isfinite(sample.depth)]
     near, far = (float(v) for v in np.percentile(known, (1, 99))) if known.size else (1.0, 10.0)
     far = max(far, near * 1.05)

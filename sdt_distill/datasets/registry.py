@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from sdt_ros.text_files import TextFileError, read_yaml
@@ -17,6 +19,8 @@ from .splits import SPLITS
 
 if TYPE_CHECKING:
     from .simulated import SimulatedDataset
+
+_log = logging.getLogger(__name__)
 
 FORMATS = ("dsec", "mvsec", "dense", "dense-spike", "bag", "simulation")
 """Names of the formats."""
@@ -52,7 +56,7 @@ def find_readers(root: Path, name: str, config: SampleConfig | None = None) -> l
         found = dense.find_sequences(root, "spike/r128")
         return [dense.DenseSpikeSequence(p, p.resolve().name, config) for p in found]
     if name == "bag":
-        return [bag.BagSequence(p, p.resolve().stem, config) for p in bag.find_bags(root)]
+        return [bag.BagSequence(p, bag.name_of(p), config) for p in bag.find_bags(root)]
     raise ValueError(f"unknown data set {name!r}; known are {', '.join(FORMATS)}")
 
 
@@ -86,7 +90,7 @@ def select(root: Path, name: str, config: SampleConfig | None = None, split: str
     if not readers:
         raise DatasetError(f"{name}: {root}: there is no recording of this layout; expected is\n{LAYOUTS}")
     if split is None:
-        return readers
+        return _distinct(readers, root)
     if split not in SPLITS[name]:
         raise ValueError(f"{name} has no split {split!r}; known are {', '.join(SPLITS[name]) or 'none'}")
     chosen = [reader for reader in readers if reader.name in SPLITS[name][split]]
@@ -95,7 +99,24 @@ def select(root: Path, name: str, config: SampleConfig | None = None, split: str
             f"{name}: {root}: none of the {len(readers)} recordings is in the split {split}: there are "
             f"{', '.join(reader.name for reader in readers[:8])}; wanted are {', '.join(SPLITS[name][split][:8])}, ..."
         )
-    return chosen
+    if missing := missing_recordings(name, split, [reader.name for reader in chosen]):
+        _log.warning("%s: %s: split %s lacks %s", name, root, split, ", ".join(missing))
+    return _distinct(chosen, root)
+
+
+def missing_recordings(name: str, split: str | None, sequences: Iterable[str]) -> list[str]:
+    """Recordings of a published split that are not among some; scores without them are of another split."""
+    wanted = SPLITS.get(name, {}).get(split or "", ())
+    return sorted(set(wanted) - {PurePath(sequence).name for sequence in sequences})
+
+
+def _distinct(readers: list[SequenceReader], root: Path) -> list[SequenceReader]:
+    """The same, named by their path below the root where two have one name: names are groups of scores."""
+    counts = Counter(reader.name for reader in readers)
+    for reader in readers:
+        if counts[reader.name] > 1 and reader.path != root:
+            reader.name = reader.path.relative_to(root).as_posix()
+    return readers
 
 
 def open_dataset(
@@ -155,9 +176,10 @@ def _simulations(root: Path, config: SampleConfig | None, split: str | None = No
     banks = find_banks(root)
     if not banks:
         raise DatasetError(f"simulation: {root}: there is no bank and no description; expected is\n{LAYOUTS}")
-    readers = [reader for path in banks for reader in bank.bank_readers(path, config)]
-    chosen = [reader for reader in readers if split is None or reader.bank.split == split]
+    by_bank = {path: bank.bank_readers(path, config) for path in banks}
+    every = [reader for readers in by_bank.values() for reader in readers]
+    chosen = [reader for reader in every if split is None or reader.bank.split == split]
     if not chosen:
-        have = ", ".join(f"{path.name}: {reader.bank.split}" for path, reader in zip(banks, readers, strict=False))
+        have = ", ".join(f"{path.name}: {readers[0].bank.split}" for path, readers in by_bank.items() if readers)
         raise DatasetError(f"simulation: {root}: there is no bank of the split {split}; there are {have}")
     return chosen

@@ -138,6 +138,8 @@ def teach(config: TeachConfig, out: Path, max_minutes: float = math.inf, progres
     sources = [open_source(each, config.data, frames=True) for each in config.data.sources]
     require_sky(config.loss, sources)
     held_out = [open_source(each, config.data, frames=True) for each in config.data.validation]
+    for source in (*sources, *held_out):  # told now and not behind the last step
+        _frames(collate([source.item(0, 0)]))
     torch.manual_seed(config.seed)
     network = FrameNetwork(config.frame).to(device).train()
     averaged = AveragedNetwork(network, config.optimiser.ema_decay)
@@ -159,27 +161,32 @@ def teach(config: TeachConfig, out: Path, max_minutes: float = math.inf, progres
             step += 1
             averaged.update(network, step)
             bar.update()
-            if step % config.log_every == 0 or step == config.steps:
+            over = time.monotonic() - start > 60 * max_minutes
+            logs, saves = step % config.log_every == 0 or step == config.steps, step % config.save_every == 0
+            if logs or saves or over:  # what is saved was looked at
                 _check(cost, step, batch, out)
-                bar.set_postfix(loss=f"{cost.item():.4g}", refresh=False)
-                _log.info("step %d: loss %.4f", step, cost.item())
-            if step % config.save_every == 0:
+            if logs:
+                bar.set_postfix(loss=f"{cost[0].item():.4g}", refresh=False)
+                _log.info("step %d: loss %.4f", step, cost[0].item())
+            if saves:
                 _save(out / STATE, config, step, network, averaged, optimiser)
-            if time.monotonic() - start > 60 * max_minutes:
+            if over:
                 break
     finally:
         bar.close()
         batches.close()  # type: ignore[attr-defined]
     speed = (step - first) * config.batch / max(1e-9, time.monotonic() - start)
     _save(out / STATE, config, step, network, averaged, optimiser)
-    scores = _score(averaged.network, held_out, config, device, half) if held_out else None
-    card = {
+    card: dict[str, Any] = {
         "training_data": "; ".join(source.data.describe().splitlines()[0] for source in sources),
         "steps": step,
         "batch": config.batch,
-        "scores": scores,
+        "scores": None,
     }
     save_frame_network(out, averaged.network, config.data.depth_range, card)  # type: ignore[arg-type]
+    scores = _score(averaged.network, held_out, config, device, half) if held_out else None
+    if scores is not None:
+        save_frame_network(out, averaged.network, config.data.depth_range, {**card, "scores": scores})  # type: ignore[arg-type]
     return {"step": step, "steps": config.steps, "samples_per_second": speed, "validation": scores}
 
 
@@ -193,15 +200,16 @@ def _step(
     device: torch.device,
     half: bool,
 ) -> Tensor:
+    """One step; returns its loss and the norm of its gradient, [2]."""
     set_learning_rate(optimiser, learning_rate(step, config.steps, config.optimiser))
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         log_depth = network(_frames(batch))
     total = loss(log_depth, batch.depth, config.data.depth_range, {}, None, batch.depth, {}).total
     optimiser.zero_grad(set_to_none=True)
     total.backward()
-    torch.nn.utils.clip_grad_norm_(network.parameters(), config.optimiser.clip)
+    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.optimiser.clip)
     optimiser.step()
-    return total.detach()
+    return torch.stack([total.detach().float(), norm.float()])
 
 
 def _frames(batch: Batch) -> Tensor:
@@ -213,9 +221,11 @@ def _frames(batch: Batch) -> Tensor:
 
 
 def _check(cost: Tensor, step: int, batch: Batch, out: Path) -> None:
-    if not torch.isfinite(cost):
+    if not torch.isfinite(cost).all():
         kept = f"the state in {out} is kept" if (out / STATE).is_file() else "no state was saved yet"
-        raise TeachError(f"step {step}: the loss is {cost.item()}; {kept}. The batch: {', '.join(batch.keys)}. "
+        loss, norm = cost.tolist()
+        raise TeachError(f"step {step}: the loss is {loss}, its gradient's norm {norm}; {kept}. "
+                         f"The batch: {', '.join(batch.keys)}. "
                          "Look at these samples, or lower optimiser.lr or optimiser.clip")  # fmt: skip
 
 

@@ -56,7 +56,7 @@ class Source:
         """Sample `index` of the data set, as place `number` of the stream."""
         sample = self.data[index]
         # The index within the data set makes keys unique where sequences of two folders share a name.
-        return make_item(sample, f"{self.name}/{sample.sequence}/{sample.index}", number, self.fit)
+        return make_item(sample, f"{self.name}/{sample.sequence}/{index}", number, self.fit)
 
 
 def open_source(config: SourceConfig, data: DataConfig, frames: bool) -> Source:

@@ -2,7 +2,7 @@
 
 from .errors import BagError
 from .packets import EVENT_PACKET_TYPE, parse_event_packet, serialize_event_packet
-from .reader import BagMessage, BagReader, TopicInfo, open_bag
+from .reader import BagMessage, BagReader, TopicInfo, is_storage, open_bag
 from .types import deserialize, serialize
 from .windows import CAMERA_INFO_TYPE, camera_info_topic, events_topic, spike_windows
 from .writer import QOS_BEST_EFFORT, QOS_RELIABLE, BagWriter
@@ -20,6 +20,7 @@ __all__ = [
     "camera_info_topic",
     "deserialize",
     "events_topic",
+    "is_storage",
     "open_bag",
     "parse_event_packet",
     "serialize",

@@ -236,7 +236,7 @@ def _find_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
             raise BagError(f"{path} is a ROS 1 bag; convert it: rosbags-convert --src {path} --dst FOLDER")
         if path.name == "metadata.yaml":
             return _find_files(path.parent)
-        if not _is_storage(path):
+        if not is_storage(path):
             raise BagError(f"{path} is no bag; {what_fits}")
         return [path], {}
     metadata_file = path / "metadata.yaml"
@@ -246,12 +246,12 @@ def _find_files(path: Path) -> tuple[list[Path], dict[str, Any]]:
         files = [path / PurePath(name).name for name in metadata["relative_file_paths"]]
         if missing := [file.name for file in files if not file.exists()]:
             raise BagError(f"{path} lacks {', '.join(missing)}, which its metadata.yaml names; copy the whole folder")
-        if odd := [file.name for file in files if not _is_storage(file)]:
+        if odd := [file.name for file in files if not is_storage(file)]:
             raise BagError(f"{path}: the storage of {', '.join(odd)} is not supported, only sqlite3 (.db3) and MCAP")
         if not files:
             raise BagError(f"{metadata_file} names no storage files; the recording is empty")
         return files, metadata
-    files = sorted(file for file in path.iterdir() if _is_storage(file))
+    files = sorted(file for file in path.iterdir() if is_storage(file))
     if not files:
         raise BagError(f"{path} is no bag: it has no metadata.yaml, .db3 or .mcap file; {what_fits}")
     _log.warning("%s has no metadata.yaml; reading %s", path, ", ".join(file.name for file in files))
@@ -262,7 +262,8 @@ def _storage_ending(file: Path) -> str:
     return PurePath(file.stem).suffix if file.suffix == ".zstd" else file.suffix
 
 
-def _is_storage(file: Path) -> bool:
+def is_storage(file: Path) -> bool:
+    """Whether a file's name is that of a bag's storage, packed or not."""
     return _storage_ending(file) in _STORAGE_ENDINGS
 
 

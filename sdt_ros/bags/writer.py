@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -109,18 +112,33 @@ class BagWriter:
         """Append one CDR message; a topic not seen before is announced with reliable QoS.
 
         Raises:
-            BagError: the topic was announced with another type.
+            BagError: the topic was announced with another type, or a database cannot be written.
+            OSError: a file cannot be written.
         """
         if topic not in self._connections:
             self.add_topic(topic, type_name)
         connection = self._connections[topic]
         if connection.msgtype != type_name:
             raise BagError(f"{self.path}: {topic} carries {connection.msgtype}, not {type_name}")
-        self._writer.write(connection, timestamp_ns, data)
+        with self._told():
+            self._writer.write(connection, timestamp_ns, data)
 
     def close(self) -> None:
-        """Finish the bag: index and metadata.yaml."""
-        self._writer.close()
+        """Finish the bag: index and metadata.yaml.
+
+        Raises:
+            BagError: as `write`.
+        """
+        with self._told():
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """SQLite has errors of its own for a disk that is full."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise BagError(f"cannot write a bag to {self.path}: {error}; choose another folder") from error
 
     def __enter__(self) -> BagWriter:
         return self
@@ -131,4 +149,5 @@ class BagWriter:
         if kind is None:
             self.close()
         else:
-            self._writer.abort()
+            with contextlib.suppress(sqlite3.Error):  # the error that there is tells more
+                self._writer.abort()

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -170,10 +171,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         content = figures(
             settings, estimator.describe(), not estimator.is_untrained, source.counts(), scores, work
         )  # fmt: skip
-        saved = [] if args.save is None else save(args.save, scorer)
         write(args, content, scorer, scores)
-        for path in saved:
-            print(f"depth: {path}")
     return content
 
 
@@ -226,7 +224,7 @@ def _of_dataset(
     min_events = args.min_events or 0
     source = DatasetSource(dataset, f"{args.dataset} {args.root}", args.samples, min_events)
     settings = {
-        "recording": f"{args.dataset} {args.root}" + (f", split {args.split}" if args.split else ""),
+        "recording": f"{args.dataset} {args.root}" + split_of(args.dataset, args.split, dataset.sequences),
         "truth": "depth at the end of each window",
         "schedule": "truth",
         "sequences": ", ".join(dict.fromkeys(dataset.sequences)),
@@ -235,6 +233,16 @@ def _of_dataset(
         "recording_s": None,
     }
     return source, settings
+
+
+def split_of(dataset: str, split: str | None, sequences: Sequence[str]) -> str:
+    """The split that scores are of, in words; one that is not there whole is no published one."""
+    from sdt_distill.datasets.registry import missing_recordings
+
+    if not split:
+        return ""
+    missing = missing_recordings(dataset, split, sequences)
+    return f", split {split}" + (f" without {len(missing)} of its recordings" if missing else "")
 
 
 def protocol_settings(protocol: Any) -> dict[str, Any]:
@@ -268,22 +276,44 @@ def save(folder: Path, scorer: Any) -> list[Path]:
 
 
 def write(args: argparse.Namespace, content: dict[str, Any], scorer: Any, scores: Any) -> None:
-    """Print the table, and write what `--json` and `--report` ask for.
+    """Print the table, and write what `--json`, `--report` and `--save` ask for, each whole or not at all.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: files cannot be written; the others are.
     """
+    from sdt_ros.evaluation.report import page
     from sdt_ros.evaluation.table import table
 
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    if args.report is not None:
-        from sdt_ros.evaluation.report import page
+    print(table(content), flush=True)  # hours of work: they are told before anything can fail
+    failures = []
+    for path, text in (
+        (args.json, lambda: json.dumps(content, indent=1) + "\n"),
+        (args.report, lambda: page(content, scorer, scores)),
+    ):
+        try:
+            if path is not None:
+                _write_whole(path, text())
+        except OSError as error:
+            failures.append(f"cannot write {path}: {error.strerror}; name a file elsewhere")
+    try:
+        for path in save(args.save, scorer) if getattr(args, "save", None) is not None else ():
+            print(f"depth: {path}")
+    except OSError as error:
+        failures.append(str(error))
+    if failures:
+        raise OSError("; ".join(failures))
 
-        args.report.parent.mkdir(parents=True, exist_ok=True)
-        args.report.write_text(page(content, scorer, scores), encoding="utf-8")
-    print(table(content))
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file, or leave the one that was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def estimator_of(args: argparse.Namespace) -> Any:

@@ -79,10 +79,10 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if events is None:
         raise RuntimeError(f"bag:={value('bag')} has no event_camera_msgs/msg/EventPacket to make depth from")
     camera_info = value("camera_info") or bag["camera_info_of"].get(events)
-    camera_info = camera_info or only(bag["camera_infos"], value("bag"), "camera_info")
-    # A recording's own depth images, say, have no subscriber: wait for the node's. A name given may not be recorded.
-    found = [(value("events"), events), (value("camera_info"), camera_info)]
-    awaited = [name for given, name in found if name and not given]
+    # A recording's own depth images, say, have no subscriber: wait for the node's. A name given may not be recorded,
+    # and with a calibration from a file the node listens to none.
+    infos = [] if LaunchConfiguration("camera_info_url", default="").perform(context) else bag["camera_infos"]
+    awaited = [name for name in (events, camera_info) if name in (*bag["events"], *infos)]
     clock, scored = value("clock") == "true", value("eval") == "true"
     if scored and value("loop") == "true":
         raise RuntimeError("eval:=true needs an end of the recording: leave loop:=true out")
@@ -99,7 +99,7 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 "rate": float(value("rate")),
                 "loop": value("loop") == "true",
                 "clock": CLOCK_HZ if clock else 0.0,
-                "wait_for_subscribers": float(value("wait")),
+                "wait_for_subscribers": float(value("wait")) if awaited else 0.0,
                 "wait_for": awaited or [""],
             }
         ],

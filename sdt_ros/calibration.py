@@ -131,6 +131,8 @@ class Calibration:
             raise CalibrationError(
                 f"{name}: the third row of the projection matrix P must begin 0 0 1; calibrate again"
             )
+        if abs(np.linalg.det(p[:, :3])) < SHORTEST_FOCAL**2:
+            raise CalibrationError(f"{name}: the projection matrix P maps a plane to a line; calibrate again")
         return cls(width, height, k, d, model, r, p)
 
     @property

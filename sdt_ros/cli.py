@@ -21,6 +21,13 @@ COMMANDS = {
 }
 
 
+ROS = {
+    "builtin_interfaces", "diagnostic_msgs", "event_camera_msgs", "lifecycle_msgs", "rcl_interfaces", "rclpy",
+    "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs",
+}  # fmt: skip
+"""Modules that come with ROS 2 alone, installed by itself or as wheels."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sdt`; returns the exit code: 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
     return dispatch("sdt", "Depth from event cameras with a spiking transformer.", COMMANDS, argv)
@@ -47,7 +54,17 @@ def dispatch(
         called = arguments[0] if arguments else None
         for name, (module, text) in commands.items():
             if name == called:
-                importlib.import_module(module).add_parser(subparsers)
+                try:
+                    command = importlib.import_module(module)
+                except ModuleNotFoundError as error:
+                    if (error.name or "").partition(".")[0] not in ROS:
+                        raise
+                    print(
+                        f"{program} {name}: needs ROS 2 ({error}); source an installation, or: pip install "
+                        "'sdt_ros[ros]'", file=sys.stderr
+                    )  # fmt: skip
+                    return 1
+                command.add_parser(subparsers)
             else:  # listed without importing what it needs
                 subparsers.add_parser(name, help=text)
         return _run(parser, arguments)

@@ -93,7 +93,7 @@ class Counts:
             reordered=packets.reordered,
             shed=packets.shed,
             payload_bytes=packets.payload_bytes,
-            time_jumps=windows.time_jumps,
+            time_jumps=windows.time_jumps + packets.clock_leaps,
         )
 
     def __sub__(self, before: Counts) -> Counts:

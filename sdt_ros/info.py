@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sdt_ros.events.reduce import reduced_size
+from sdt_ros.events.reduce import reduce_spikes, reduced_size
 from sdt_ros.network import (
     Card,
     EnergyRecorder,
@@ -47,7 +47,8 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--input", metavar="SOURCE",
-        help="what firing rates are measured on: an .npz with `spikes` [T,2,H,W] or [N,T,2,H,W], a bag, or noise:RATE"
+        help="what firing rates are measured on: an .npz with `spikes` [T,2,H,W] or [N,T,2,H,W] of the whole sensor, a "
+        "bag, or noise:RATE"
         " (each pixel of each bin fires with probability RATE); without it there are no rates and no energy",
     )  # fmt: skip
     parser.add_argument("--windows", type=int, default=8, metavar="N", help="windows to average over (default: 8)")
@@ -104,7 +105,7 @@ def _windows(args: argparse.Namespace, card: Card) -> tuple[str, Iterator[NDArra
     if not Path(source).exists():
         raise ValueError(f"--input {source}: no such file or bag; expected an .npz, a bag, or noise:RATE")
     if source.endswith(".npz"):
-        return source, iter(_npz_windows(Path(source), card))
+        return source, (_seen(spikes, card) for spikes in _npz_windows(Path(source), card))
     return f"{source}, {card.window_ms:g} ms windows at {RATE_HZ:g} Hz", _bag_windows(source, card)
 
 
@@ -116,6 +117,11 @@ def _bag_windows(source: str, card: Card) -> Iterator[NDArray[np.uint8]]:
             yield window.spikes
     except BagError as error:
         raise ValueError(f"--input {source}: {error}") from error
+
+
+def _seen(spikes: NDArray[np.uint8], card: Card) -> NDArray[np.uint8]:
+    """What the network sees of a window of the whole sensor."""
+    return reduce_spikes(spikes, *reduced_size(spikes.shape[-2], spikes.shape[-1], card.input_scale))
 
 
 def _noise_rate(source: str) -> float:

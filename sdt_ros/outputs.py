@@ -103,8 +103,8 @@ class Outputs:
 
     def _rectified(self, depth: np.ndarray, calibration: Calibration) -> np.ndarray:
         if calibration is not self._calibration:
-            self._calibration = calibration
             self._source, self._scale = calibration.rectification()
+            self._calibration = calibration  # behind it: where it fails, the map is not this one's
         assert self._source is not None and self._scale is not None
         padded = np.append(depth.reshape(-1), np.float32(np.nan))
         return (padded[self._source] * self._scale).reshape(depth.shape)
@@ -178,7 +178,7 @@ def statistics(
     message.events_late = windows.late
     message.words_unknown = decoding.unknown
     message.words_truncated = decoding.truncated
-    message.time_jumps = windows.time_jumps
+    message.time_jumps = windows.time_jumps + stream.packets.clock_leaps
     message.stream_resets = stream.packets.restarts
     return message
 

@@ -184,9 +184,14 @@ def main(args: Sequence[str] | None = None) -> int:
     from rclpy.signals import SignalHandlerOptions
 
     stop = _stop_on_signal()
-    rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
     try:
+        rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
         node = rclpy.create_node("replay")
+    except (RuntimeError, ValueError) as error:  # of arguments that ROS cannot read
+        rclpy.logging.get_logger("replay").fatal(f"cannot start: {error}")
+        rclpy.try_shutdown()
+        return 1
+    try:
         try:
             player = Player(node, _declare_parameters(node), stop)
             with _spinning(node):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -34,6 +35,7 @@ from sdt_ros.bags import (
     parse_event_packet,
     serialize,
     serialize_event_packet,
+    spike_windows,
 )
 from sdt_ros.bags.prefetch import prefetched
 from sdt_ros.bags.types import message_class, typestore
@@ -173,12 +175,12 @@ def test_a_database_on_a_full_disk_is_a_bag_error(tmp_path, monkeypatch):
     def full(*arguments):
         raise sqlite3.OperationalError("database or disk is full")
 
-    with pytest.raises(BagError, match=r"cannot write a bag to .*: database or disk is full"):
-        with BagWriter(tmp_path / "bag", "sqlite3") as bag:
-            bag.add_topic("/chatter", "std_msgs/msg/String")
-            monkeypatch.setattr(bag._writer, "write", full)
-            monkeypatch.setattr(bag._writer, "abort", full)
-            bag.write("/chatter", "std_msgs/msg/String", 0, b"")
+    told = pytest.raises(BagError, match=r"cannot write a bag to .*: database or disk is full")
+    with told, BagWriter(tmp_path / "bag", "sqlite3") as bag:
+        bag.add_topic("/chatter", "std_msgs/msg/String")
+        monkeypatch.setattr(bag._writer, "write", full)
+        monkeypatch.setattr(bag._writer, "abort", full)
+        bag.write("/chatter", "std_msgs/msg/String", 0, b"")
 
 
 @pytest.mark.parametrize(("storage", "compress"), [("mcap", False), ("mcap", True), ("sqlite3", False)])
@@ -428,24 +430,40 @@ def test_prefetching_raises_an_error_where_its_item_would_come() -> None:
     ("calibrations", "expected"),
     [
         ((), None),
-        (("/lens",), "/lens"),
-        (("/lens", "/depth/camera_info"), None),
+        (("/lens",), None),
+        (("/lens@camera_optical",), "/lens"),
+        (("/lens@camera_optical", "/depth/camera_info"), "/lens"),
+        (("/lens@camera_optical", "/depth/camera_info@camera_optical"), None),
         (("/depth/camera_info", "/cam/camera_info", "/lens"), "/cam/camera_info"),
     ],
 )
 def test_the_calibration_is_the_one_beside_the_events(
     tmp_path: Path, calibrations: tuple[str, ...], expected: str | None
 ) -> None:
-    """A simulated recording has one for its depth images too."""
-    data = camera_info(64, 48, 1)
+    """A simulated recording has one for its depth images too; that of another camera would be worse than none."""
     with BagWriter(tmp_path / "bag") as bag:
-        for topic, kind in {"/cam/events": EVENT_PACKET_TYPE, **dict.fromkeys(calibrations, CAMERA_INFO_TYPE)}.items():
-            bag.add_topic(topic, kind)
+        bag.add_topic("/cam/events", EVENT_PACKET_TYPE)
         bag.write("/cam/events", EVENT_PACKET_TYPE, 1, serialize_event_packet(packet(0)))
-        for topic in calibrations:
-            bag.write(topic, CAMERA_INFO_TYPE, 1, data)
+        for topic, _, frame in (each.partition("@") for each in calibrations):
+            message = deserialize(CAMERA_INFO_TYPE, camera_info(64, 48, 1))
+            message.header.frame_id = frame or "another_optical"
+            bag.write(topic, CAMERA_INFO_TYPE, 1, serialize(message))
     with open_bag(tmp_path / "bag") as reader:
         assert camera_info_topic(reader, "/cam/events") == expected
+
+
+def test_packets_that_cannot_be_decoded_are_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As the node goes on behind them."""
+    write_pattern_bag(tmp_path / "sound", seconds=0.5, width=64, height=48)
+    with open_bag(tmp_path / "sound") as bag, BagWriter(tmp_path / "odd") as odd:
+        for number, message in enumerate(bag.messages([EVENTS])):
+            one = parse_event_packet(message.data)
+            data = serialize_event_packet(dataclasses.replace(one, width=0)) if number == 20 else message.data
+            odd.write(EVENTS, message.type, message.timestamp_ns, data)
+    expected = [window.stamp_ns for window in spike_windows(tmp_path / "sound")]
+    assert not caplog.text
+    assert [window.stamp_ns for window in spike_windows(tmp_path / "odd")] == expected
+    assert f"odd: {EVENTS}: 1 packets could not be decoded, first packet 20: " in caplog.text
 
 
 def test_what_a_bag_holds_is_told_to_other_pythons(tmp_path: Path) -> None:

@@ -239,6 +239,7 @@ def test_missing_r_and_p_are_filled_in() -> None:
         ({"k": [100.0, 0, float("nan"), 0, 101, 45, 0, 0, 1]}, "finite"),
         ({"p": [95.0, 0, 59, 0, 0, 0, 44, 0, 0, 0, 1, 0]}, "focal lengths"),
         ({"p": [95.0, 0, 59, 0, 0, 96, 44, 0, 0, 0, 0, 0]}, "projection matrix P"),
+        ({"p": [95.0, 95, 59, 0, 96, 96, 44, 0, 0, 0, 1, 0]}, "maps a plane to a line"),
         ({"r": [1.0, 0, 0, 0, 2, 0, 0, 0, 1]}, "no rotation"),
         ({"binning_x": 2, "binning_y": 2}, "binning"),
         ({"roi": SimpleNamespace(**{**vars(NO_ROI), "width": 40, "height": 30})}, "regions of interest"),

@@ -111,6 +111,24 @@ def test_settings_may_stand_before_and_behind_options(command, capsys):
         assert f"unrecognized arguments: {wrong}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["node", "demo"])
+def test_without_ros_a_command_says_what_it_needs(command):
+    hidden = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("rclpy", "diagnostic_msgs"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+from sdt_ros.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    ended = subprocess.run([sys.executable, "-c", hidden, command], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"sdt {command}: needs ROS 2 (No module named") and "sdt_ros[ros]" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_an_interrupt_ends_quietly_with_130(command, capsys):
     def interrupt(args):
         raise KeyboardInterrupt

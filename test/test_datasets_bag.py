@@ -145,7 +145,7 @@ def test_when_a_bag_was_recorded_does_not_move_its_events(tmp_path, later_ms):
 
 @pytest.mark.parametrize("topic", ["/camera/aligned_depth_to_color/image_raw", "/depth/image_rect"])
 def test_depth_is_told_from_its_picture_by_the_encoding(tmp_path, topic):
-    bag = miniatures.write_bag(tmp_path / "drive", depth_topic=topic)
+    bag = miniatures.write_bag(tmp_path / "first", depth_topic=topic)
     assert open_dataset(bag).readers[0].topics["depth"] == topic
 
     def coloured(name, number, data):

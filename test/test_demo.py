@@ -64,8 +64,11 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.ros
 def test_demo_writes_figures_and_pictures_of_what_arrived(bag: Path, tmp_path: Path) -> None:
+    for name in ("report.html", "depth_99.png", "summary.json"):  # of an earlier run
+        (tmp_path / name).write_text("old")
     done = demo("--bag", str(bag), "--out", str(tmp_path), "--rate", "0.25")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not (tmp_path / "report.html").exists()
     summary = json.loads((tmp_path / "summary.json").read_text())
     expected = expect(bag, WINDOWS, 1.0)
     assert summary["problems"] == []

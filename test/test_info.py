@@ -9,6 +9,7 @@ import pytest
 
 from sdt_ros import info
 from sdt_ros.network import Card, NetworkConfig, build_network, save_checkpoint, synthetic_events
+from sdt_ros.weights import weights_file
 
 
 def run(*arguments: str) -> int:
@@ -100,6 +101,13 @@ def test_weights_bring_their_own_network_and_resolution(tmp_path: Path, capsys: 
     assert (figures["bins"], figures["trained"], figures["preset"]) == (3, True, None)
     assert figures["layers"][0]["input_shape"] == [2, 32, 64]
     assert "UNTRAINED" not in capsys.readouterr().out
+
+
+def test_windows_of_the_whole_sensor_are_reduced_as_the_node_reduces_them(npz: Path, tmp_path: Path) -> None:
+    out = tmp_path / "info.json"
+    assert run("--weights", str(weights_file("sdt_tiny")), "--input", str(npz), "--json", str(out)) == 0
+    seen = json.loads(out.read_text())["layers"][0]["input_shape"]
+    assert seen == [2, 32, 48], "30x40, padded to whole patches"
 
 
 def test_bad_input_is_named_and_the_exit_code_is_2(

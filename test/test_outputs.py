@@ -121,6 +121,23 @@ def test_rectification_is_worked_out_once(node: LifecycleNode, monkeypatch: pyte
     assert len(calls) == 2
 
 
+def test_a_calibration_whose_map_cannot_be_made_leaves_no_other_s_map(
+    node: LifecycleNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned = calibration(r=np.array([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]]))
+    flat = calibration(d=np.array([-0.2, 0, 0, 0, 0]))
+    out = Outputs(node)
+    out.depth(Header(), DEPTH, turned)
+
+    def fail(self: Calibration) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Calibration, "rectification", fail)
+    for _ in range(2):  # the second time the same: no map of an earlier calibration
+        with pytest.raises(MemoryError):
+            out.depth(Header(), DEPTH, flat)
+
+
 def test_an_override_of_one_topic_s_qos_is_no_other_s(context: rclpy.Context) -> None:
     name = "qos_overrides./maker/depth/image_rect.publisher.reliability"
     node = LifecycleNode("maker", context=context, parameter_overrides=[Parameter(name, value="best_effort")])

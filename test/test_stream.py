@@ -385,6 +385,7 @@ def test_clocks_that_part_are_noticed():
     behind = [replace(p, stamp_ns=p.stamp_ns + 8 * 10**9) for p in packets[50:]]
     camera = Camera().push(packets[:50]).push(behind)
     assert camera.notices == ["the sensor's clock leapt by -8.000 s against the packets' stamps"]
+    assert camera.stream.packets.clock_leaps == 1 and camera.stream.windows.time_jumps == 0
     assert camera.stamps()[-1] == camera.windows[-1].t_end_us * 1000 + 8 * 10**9
     assert_grow(camera.stamps())
 

@@ -44,6 +44,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"sdt demo: --rate takes a number above 0, not {args.rate}", file=sys.stderr)
         return 2
     try:
+        import rclpy  # noqa: F401  told now, not behind the simulation
+    except ImportError as error:
+        print(
+            f"sdt demo: needs ROS 2 ({error}); source an installation, or: pip install 'sdt_ros[ros]'", file=sys.stderr
+        )
+        return 1
+    try:
         args.out.mkdir(parents=True, exist_ok=True)
         summary = show(args)
         (args.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

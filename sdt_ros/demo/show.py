@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from sdt_ros.bags import BagError
 from sdt_ros.demo import graph, pictures, scoring
+from sdt_ros.evaluation.errors import EvaluationError
 from sdt_ros.evaluation.expected import Expected, expect
 from sdt_ros.evaluation.table import table
 from sdt_ros.events import WindowConfig
@@ -40,6 +41,9 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         BagError, CheckpointError, DeviceError, GraphError, ValueError: what cannot be used, and why.
     """
+    for name in ("summary.json", "report.html", "animation.gif", "depth_*.png"):  # of an earlier run
+        for old in args.out.glob(name):
+            old.unlink()
     bag = args.bag or _simulated(args.out.parent / "recordings" / "simulated_tabletop_346x260")
     weights = args.weights or default_weights()
     if weights is None:
@@ -77,11 +81,16 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     summary |= summarize(received, expected, rate) | {"faster_replays_with_skips": incomplete}
     truths: dict[int, np.ndarray] = {}
     if scoring.has_truth(bag) and received.depth:
-        scored = scoring.score_and_draw(bag, received, expected, windows)
-        summary["errors"] = {name: scored.content["metric"][name] for name in scored.content["metric"]}
-        (args.out / "report.html").write_text(scored.page, encoding="utf-8")
-        print(table(scored.content))
-        truths = scored.truths
+        try:
+            scored = scoring.score_and_draw(bag, received, expected, windows)
+        except EvaluationError as error:  # what arrived is worth a look all the same
+            summary["not_scored"] = str(error)
+            print(f"the recording's depth cannot be compared with: {error}", file=sys.stderr)
+        else:
+            summary["errors"] = {name: scored.content["metric"][name] for name in scored.content["metric"]}
+            (args.out / "report.html").write_text(scored.page, encoding="utf-8")
+            print(table(scored.content))
+            truths = scored.truths
     colours_m = pictures.colour_range([*received.samples, *truths.values()])
     panels = []
     for window in tqdm(expected.windows[: expected.shown], desc="pictures", unit="picture", leave=False, disable=None):
@@ -91,8 +100,6 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
             depth, truth = received.depth[window.stamp_ns], truths.get(window.stamp_ns)
             panels.append(pictures.panel(window.spikes, depth, *colours_m, title, alarm, truth))
     if panels:
-        for old in args.out.glob("depth_*.png"):
-            old.unlink()
         summary["pictures"] = [file.name for file in pictures.save(panels, args.out, STILLS, 1000 / RATE_HZ)]
     return summary
 

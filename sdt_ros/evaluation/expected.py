@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdt_ros.bags import camera_info_topic, events_topic, open_bag, parse_event_packet
+from sdt_ros.bags import camera_info_topic, events_topic, open_bag, push_all
 from sdt_ros.events import EventStream, SpikeWindow, WindowConfig
 
 _NO_SPIKES = np.empty((0, 2, 0, 0), np.uint8)
@@ -52,7 +52,6 @@ def expect(bag: Path, config: WindowConfig, scale: float, topic: str | None = No
 
     Raises:
         BagError: the bag cannot be read or has no such topic.
-        ValueError: a packet cannot be decoded.
     """
     with open_bag(bag) as reader:
         packets = events_topic(reader, topic)
@@ -68,8 +67,8 @@ def expect(bag: Path, config: WindowConfig, scale: float, topic: str | None = No
             expected.windows.append(window)
 
         stream = EventStream(config, keep, scale)
-        for message in reader.messages([expected.topic]):
-            stream.push(parse_event_packet(message.data))
+        for _ in push_all(stream, reader, expected.topic):
+            pass
         expected.seconds = (reader.end_ns - reader.start_ns) / 1e9
     expected.due, expected.empty = stream.windows.due, stream.windows.empty
     expected.events, expected.sensor_size = stream.windows.events, stream.sensor_size

@@ -100,9 +100,14 @@ def main(args: Sequence[str] | None = None) -> int:
     from sdt_ros.evaluation.watch import Watcher
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
     try:
+        rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
         watcher = Watcher("eval", None)
+    except (RuntimeError, ValueError) as error:  # of arguments that ROS cannot read
+        rclpy.logging.get_logger("eval").fatal(f"cannot start: {error}")
+        rclpy.try_shutdown()
+        return 1
+    try:
         try:
             return _watch_and_score(watcher, _declare_parameters(watcher))
         except (BagError, ValueError, OSError, ParameterException) as error:

@@ -38,6 +38,7 @@ class PacketCounters:
         reordered: packets that arrived behind a later one, and were dropped; they were counted as lost.
         shed: packets left undecoded by `shed`.
         restarts: times that the stream started over.
+        clock_leaps: times that the sensor's clock leapt against the packets' stamps, and both went on.
         payload_bytes: bytes of events.
     """
 
@@ -48,6 +49,7 @@ class PacketCounters:
     reordered: int = 0
     shed: int = 0
     restarts: int = 0
+    clock_leaps: int = 0
     payload_bytes: int = 0
 
 
@@ -276,6 +278,7 @@ class EventStream:
         if not CLOCK_AHEAD_NS <= excess <= CLOCK_BEHIND_NS:
             self._clock.reset()
             self._last_stamp_ns = None
+            self.packets.clock_leaps += 1
             self._on_notice(f"the sensor's clock leapt by {-excess / 1e9:.3f} s against the packets' stamps")
         self._clock.update(packet.stamp_ns, first)
 

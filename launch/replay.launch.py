@@ -78,6 +78,8 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     events = value("events") or only(bag["events"], value("bag"), "events")
     if events is None:
         raise RuntimeError(f"bag:={value('bag')} has no event_camera_msgs/msg/EventPacket to make depth from")
+    if not any(topic == events or topic.endswith(f"/{events}") for topic in bag["events"]):
+        raise RuntimeError(f"bag:={value('bag')} has no events:={events}: choose one of {bag['events']}")
     camera_info = value("camera_info") or bag["camera_info_of"].get(events)
     # A recording's own depth images, say, have no subscriber: wait for the node's. A name given may not be recorded,
     # and with a calibration from a file the node listens to none.

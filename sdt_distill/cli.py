@@ -15,7 +15,7 @@ COMMANDS = {
     "average": ("sdt_distill.average", "one checkpoint from several: the mean of their weights"),
     "export-card": ("sdt_distill.export", "make a run's best weights what the node loads"),
     "teach": ("sdt_distill.teachers.command", "train a frame network of the DINOv2 architecture, to be a teacher"),
-    "data": ("sdt_distill.datasets.command", "say what a data set folder is, and what is missing or broken in it"),
+    "data": ("sdt_distill.datasets.command", "check data set folders, simulate banks of samples"),
 }
 
 

@@ -22,7 +22,12 @@ def add_simulate(commands: Any) -> None:
     add = parser.add_argument
     add("out", type=Path, metavar="OUT", help="folder of the bank")
     add("--samples", type=int, default=20_000, metavar="N", help="samples that it shall have (20000)")
-    add("--family", default="mixed", help="of scenes: driving, hallway, tabletop, flying, or mixed (mixed)")
+    add(
+        "--family",
+        default="mixed",
+        help="of scenes: driving, hallway, tabletop, flying, clutter, or mixed, "
+        "which is the first four in turn (mixed)",
+    )
     add(
         "--camera",
         default="172x130",

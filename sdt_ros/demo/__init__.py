@@ -21,7 +21,10 @@ def add_parser(subparsers: Any) -> None:
         epilog="Exit codes: 0 depth arrived as it should, 1 it did not, 2 wrong arguments, 130 interrupted.",
     )
     parser.add_argument("--bag", type=Path, help="recording; a simulated one with exact depth by default")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write to (out/demo)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/demo"),
+        help="folder to write to; the simulated recording is kept in recordings/ beside it (out/demo)",
+    )  # fmt: skip
     parser.add_argument("--weights", type=weights_file, help="checkpoint, or a packaged one's name (sdt_small)")
     parser.add_argument("--preset", default="sdt_tiny", help="network while there are no weights (sdt_tiny)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -44,7 +44,10 @@ def add_parser(subparsers: Any) -> None:
     network.add_argument("--untrained", metavar="PRESET", help="random weights of this preset: the depth means nothing")
     parser.add_argument("--truth-topic", default="/depth/image_rect", metavar="TOPIC", help="(/depth/image_rect)")
     parser.add_argument("--events-topic", metavar="TOPIC", help="event packets; the first in the bag by default")
-    parser.add_argument("--camera-info", metavar="TOPIC", help="calibration; camera_info beside the events by default")
+    parser.add_argument(
+        "--camera-info", metavar="TOPIC",
+        help="calibration; by default camera_info beside the events, or else the only one of their frame",
+    )  # fmt: skip
     parser.add_argument(
         "--schedule", choices=("truth", "node"), default="truth",
         help="one window ends at each truth stamp (default), or the node's own windows against the nearest truth",

@@ -15,8 +15,8 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bench",
         help="measure speed against named peers",
-        description="Measure speed as a ratio against named peers, in one run on the same input: medians of several. node "
-        "and soak have no peer: they run the depth node on a real graph.",
+        description="Measure speed as a ratio against named peers, in one run on the same input: medians of several. "
+        "node and soak have no peer: they run the depth node on a real graph.",
     )
     benchmarks = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
     for benchmark in BENCHMARKS:

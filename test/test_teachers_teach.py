@@ -122,6 +122,7 @@ def test_nothing_is_saved_that_was_not_looked_at(tmp_path, config, monkeypatch):
         if next(steps) == 2:
             with torch.no_grad():
                 next(network.parameters()).fill_(torch.nan)
+            return torch.stack([cost[0], torch.tensor(torch.nan)])
         return cost
 
     monkeypatch.setattr(teach_module, "_step", poisoned)
@@ -129,11 +130,9 @@ def test_nothing_is_saved_that_was_not_looked_at(tmp_path, config, monkeypatch):
     with pytest.raises(TeachError, match=r"step 4: the loss is nan.*the state in .* is kept"):
         teach_module.teach(load_teach_config(config, settings), out)
     assert all(torch.isfinite(tensor).all() for tensor in load_file(out / "state.safetensors").values())
-    with pytest.raises(TeachError, match="loss is nan"):
-        steps = iter([2, 3])
-        teach_module.teach(
-            load_teach_config(config, [*settings, "save_every=50"]), tmp_path / "two", max_minutes=0.0005
-        )
+    steps = iter([2])
+    with pytest.raises(TeachError, match="its gradient's norm nan"):
+        teach_module.teach(load_teach_config(config, settings), tmp_path / "two", max_minutes=0)
     assert not (tmp_path / "two/model.safetensors").exists()
 
 

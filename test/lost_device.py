@@ -14,21 +14,21 @@ from sdt_ros.runtime import DepthEstimator
 from sdt_ros.runtime.device import DeviceLost
 
 WINDOWS = int(sys.argv[1])
-_call = DepthEstimator.__call__
+_estimate = DepthEstimator._estimate
 _init = DepthEstimator.__init__
 _loads = 0
 _count = 0
 _first: DepthEstimator | None = None
 
 
-def failing(self, spikes, output_size=None, focal_px=None):
+def failing(self, spikes, output_size, focal_px):
     global _count, _first
     _first = _first or self
     if self is _first and spikes.any():
         _count += 1
         if _count > WINDOWS:
             raise DeviceLost("CUDA error: the GPU has fallen off the bus")
-    return _call(self, spikes, output_size, focal_px)
+    return _estimate(self, spikes, output_size, focal_px)
 
 
 def failing_to_load(self, *arguments, **options):
@@ -39,6 +39,6 @@ def failing_to_load(self, *arguments, **options):
     _init(self, *arguments, **options)
 
 
-DepthEstimator.__call__ = failing if WINDOWS >= 0 else _call
+DepthEstimator._estimate = failing if WINDOWS >= 0 else _estimate
 DepthEstimator.__init__ = failing_to_load
 sys.exit(cli.main(sys.argv[2:]))

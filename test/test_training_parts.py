@@ -701,11 +701,16 @@ def test_a_run_starts_from_the_weights_of_another(banks, tmp_path):
     first = Trainer(smoke(banks, "run.steps=1"), tmp_path / "first")
     first.run(progress=False)
     start = tmp_path / "first/last.safetensors"
-    second = Trainer(smoke(banks, "run.seed=5", f"run.start_from={start}"), tmp_path / "second")
+    second = Trainer(smoke(banks, "run.seed=5", "run.steps=1", f"run.start_from={start}"), tmp_path / "second")
     expected, _ = load_network(start)
     for name, value in expected.state_dict().items():
         assert torch.equal(second.network.state_dict()[name].float(), value.float()), name
     assert second.step == 0
+    second.run(progress=False)
+    told = load_card(tmp_path / "second/last.safetensors").training_data
+    assert told.endswith(f"; before that {load_card(start).training_data} (1 steps)") and told.startswith(
+        "simulation: "
+    )
     with pytest.raises(CheckpointError, match="name a checkpoint of the same network"):
         Trainer(smoke(banks, "network.embed_dim=16", f"run.start_from={start}"), tmp_path / "third")
 

@@ -151,7 +151,7 @@ def load_network(path: str | Path) -> tuple[nn.Module, AnyCard]:
     return network.eval(), card
 
 
-def take_weights(network: nn.Module, path: str | Path, depth_range: DepthRange) -> None:
+def take_weights(network: nn.Module, path: str | Path, depth_range: DepthRange) -> AnyCard:
     """Gives a network the weights of a checkpoint, to train it further.
 
     Args:
@@ -159,6 +159,9 @@ def take_weights(network: nn.Module, path: str | Path, depth_range: DepthRange) 
         path: the `.safetensors` file.
         depth_range: of the network; where the checkpoint's is another, the last layer is rewritten to say the same
             metres.
+
+    Returns:
+        The checkpoint's card.
 
     Raises:
         CheckpointError: as `load_network`, or the checkpoint is of another network, or of another depth range and the
@@ -175,6 +178,7 @@ def take_weights(network: nn.Module, path: str | Path, depth_range: DepthRange) 
             raise CheckpointError(f"{path} is for {card.depth_range}, not {depth_range}: set data.min_m and data.max_m")
         _change_range(found.head.depth, card.depth_range, depth_range)
     network.load_state_dict(found.state_dict())
+    return card
 
 
 @torch.no_grad()

@@ -151,8 +151,10 @@ class Trainer:
 
         torch.manual_seed(run.seed)
         self.network = build(config.network, data.bins)
+        self._before = ""  # what the weights that it begins with had learnt from
         if run.start_from is not None:
-            take_weights(self.network, Path(run.start_from), data.depth_range)
+            start = take_weights(self.network, Path(run.start_from), data.depth_range)
+            self._before = f"{start.training_data} ({start.steps} steps)" if start.trained else ""
         self.network.to(self.device)
         layers = pick_layers(run.fused, self.network, shared_norms=self.group.world > 1)
         self.average = AveragedNetwork(self.network, config.optimiser.ema_decay)
@@ -494,11 +496,11 @@ class Trainer:
         return [max(pair) for pair in zip(before, self._growing.counts, strict=True)]
 
     def _training_data(self) -> str:
-        """What was learnt from, in words; of samples that were made meanwhile, how many there were."""
+        """What was learnt from, in words, and what before; of samples made meanwhile, how many there were."""
         words = [source.data.describe().splitlines()[0] for source in self._sources]
         if made := self._counts_made():
             words = [f"{count} samples made of {line}" for count, line in zip(made, words, strict=True)]
-        return "; ".join(dict.fromkeys(words))
+        return "; ".join(dict.fromkeys(words)) + (f"; before that {self._before}" if self._before else "")
 
     def _save(self, final: bool) -> None:
         """Write the state. A full disk costs the newest state only, and at the end of a run it is an error."""

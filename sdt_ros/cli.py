@@ -28,6 +28,11 @@ ROS = {
 """Modules that come with ROS 2 alone, installed by itself or as wheels."""
 
 
+def needs_ros(error: ImportError) -> str:
+    """What to say where a module of ROS 2 is missing."""
+    return f"needs ROS 2 ({error}); source an installation, or: pip install 'sdt_ros[ros]'"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sdt`; returns the exit code: 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
     return dispatch("sdt", "Depth from event cameras with a spiking transformer.", COMMANDS, argv)
@@ -59,10 +64,7 @@ def dispatch(
                 except ModuleNotFoundError as error:
                     if (error.name or "").partition(".")[0] not in ROS:
                         raise
-                    print(
-                        f"{program} {name}: needs ROS 2 ({error}); source an installation, or: pip install "
-                        "'sdt_ros[ros]'", file=sys.stderr
-                    )  # fmt: skip
+                    print(f"{program} {name}: {needs_ros(error)}", file=sys.stderr)
                     return 1
                 command.add_parser(subparsers)
             else:  # listed without importing what it needs

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sdt_ros.bags import BagError
+from sdt_ros.cli import needs_ros
 from sdt_ros.player import Player, ReplayConfig, ReplayError, ReplayReport
 
 if TYPE_CHECKING:
@@ -129,9 +130,7 @@ def _play(config: ReplayConfig, remap: Sequence[str], stop: threading.Event) -> 
         import rclpy
         from rclpy.signals import SignalHandlerOptions
     except ImportError as error:
-        raise ReplayError(
-            f"replay needs ROS 2 ({error}); source an installation, or: pip install 'sdt_ros[ros]'"
-        ) from None
+        raise ReplayError(f"replay {needs_ros(error)}") from None
     if odd := [rule for rule in remap if len(rule.split(":=")) != 2 or not all(rule.split(":="))]:
         raise ReplayError(f"--remap takes FROM:=TO, such as /camera/events:=/events, not {' '.join(odd)}")
     rules = [part for rule in remap for part in ("-r", rule)]

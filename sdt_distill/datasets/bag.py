@@ -38,8 +38,8 @@ class BagSequence(SequenceReader):
     Topics: the first of EventPacket; depth is the first image topic with `depth` in its name and depth in its images,
     frames the first without.
     A bag without depth gives samples at its frames, with depth all NaN. Where depth is rectified and the event camera's
-    CameraInfo tells of a lens, events and raw frames are rectified as well. Images' stamps are collected by walking
-    over them once; later only what a sample needs is read, by the bag's own index.
+    CameraInfo tells of a lens, events and raw frames are rectified as well. Stamps of packets and
+    images are collected by walking over them once; later only what a sample needs is read, by the bag's own index.
     """
 
     format = "bag"

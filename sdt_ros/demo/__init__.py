@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sdt_ros.cli import needs_ros
 from sdt_ros.weights import weights_file
 
 
@@ -49,9 +50,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import rclpy  # noqa: F401  told now, not behind the simulation
     except ImportError as error:
-        print(
-            f"sdt demo: needs ROS 2 ({error}); source an installation, or: pip install 'sdt_ros[ros]'", file=sys.stderr
-        )
+        print(f"sdt demo: {needs_ros(error)}", file=sys.stderr)
         return 1
     try:
         args.out.mkdir(parents=True, exist_ok=True)

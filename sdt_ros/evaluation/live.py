@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdt_ros.bags import BagError, BagReader, events_topic, open_bag
+from sdt_ros.cli import needs_ros
 from sdt_ros.evaluation.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -77,9 +78,7 @@ def evaluate_live(args: argparse.Namespace) -> int:
 
         from sdt_ros.evaluation.watch import Watcher
     except ImportError as error:
-        raise ValueError(
-            f"--live needs ROS 2 ({error}); source an installation, or: pip install 'sdt_ros[ros]'"
-        ) from None
+        raise ValueError(f"--live {needs_ros(error)}") from None
     config = LiveConfig(
         args.bag, args.node, args.events_topic, args.truth_topic, args.protocol or "mvsec", args.rows,
         args.drop_bad_stamps, args.late_ms, args.start_s, args.json, args.report,

@@ -38,7 +38,7 @@ def parse_yaml(text: str) -> Any:
     """The plain value that a YAML text stands for.
 
     Raises:
-        TextFileError: it is no YAML, has tags (`!!python/...`), or is nested or aliased beyond any use.
+        TextFileError: it is no YAML, has tags (`!!python/...`) or a key twice, or is nested or aliased beyond any use.
     """
     try:
         return _Loader(text).get_single_data()
@@ -110,6 +110,7 @@ def _measure(node: yaml.Node, depth: int, known: dict[int, int], above: set[int]
         if isinstance(node, yaml.SequenceNode):
             below = node.value
         elif isinstance(node, yaml.MappingNode):
+            _refuse_doubles(node)
             below = [part for pair in node.value for part in pair]
         above.add(id(node))
         known[id(node)] = 1 + sum(_measure(part, depth + 1, known, above) for part in below)
@@ -117,6 +118,18 @@ def _measure(node: yaml.Node, depth: int, known: dict[int, int], above: set[int]
     if known[id(node)] > MOST_VALUES:
         raise TextFileError(f"its aliases stand for more than {MOST_VALUES} values")
     return known[id(node)]
+
+
+def _refuse_doubles(node: yaml.MappingNode) -> None:
+    """YAML forbids a key to be there twice; PyYAML takes the last one."""
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in seen:
+                raise TextFileError(
+                    f"key {key.value!r} is there twice, the second time in line {key.start_mark.line + 1}"
+                )
+            seen.add((key.tag, key.value))
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -157,8 +157,9 @@ def test_cards_that_lie_are_refused(name, message):
         ("2020-13-45", "no YAML: month must be in 1..12"),
         ("9" * 5000, "no YAML"),
         (corpus("yaml", "aliases-for-ten-billion-values").decode(), "aliases stand for more than"),
+        ("a: 1\nb: {c: 1, d: 2, c: 3}", "key 'c' is there twice, the second time in line 2"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_yaml_that_lies_is_refused(text, message):
     with pytest.raises(TextFileError, match=message):
@@ -166,7 +167,9 @@ def test_yaml_that_lies_is_refused(text, message):
 
 
 def test_sound_yaml_and_json_are_read():
-    assert parse_yaml("a: &x [1, 2]\nb: *x\nc: {d: 1.5}") == {"a": [1, 2], "b": [1, 2], "c": {"d": 1.5}}
+    assert parse_yaml("a: &x [1, 2]\nb: *x\nc: {d: 1.5, a: 2}\n1: 3\n'1': 4") == {
+        "a": [1, 2], "b": [1, 2], "c": {"d": 1.5, "a": 2}, 1: 3, "1": 4
+    }  # fmt: skip
     assert parse_yaml("") is None
     assert parse_json('{"a": [1, null]}') == {"a": [1, None]}
 

@@ -92,6 +92,15 @@ def compare(
         torch.testing.assert_close(ours, expected, rtol=rtol, atol=max(largest, 1e-3) * rtol)
 
 
+def gradient_functions(output: Tensor) -> Iterator[object]:
+    """What an output was computed by, from its end on."""
+    waiting = [output.grad_fn]
+    while waiting:
+        if (function := waiting.pop()) is not None:
+            yield function
+            waiting += [before for before, _ in function.next_functions]
+
+
 FINER = {"finish": torch.float32}  # depth is not rounded to the eight bits of bfloat16
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "norm": (lambda: nn.BatchNorm2d(13), ((5, 13, 7, 11),)),
@@ -116,6 +125,22 @@ def test_layers_in_float32(name: str) -> None:
     make, shapes = LAYERS[name]
     plain, fused = pair(make())
     compare(plain, fused, *(spikes(*shape) if len(shape) == 5 else torch.randn(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if not name.startswith("finish")])
+def test_layers_whose_norms_hold_their_statistics(name: str) -> None:
+    torch.manual_seed(3)
+    make, shapes = LAYERS[name]
+    plain, fused = pair(make())
+    inputs = [spikes(*shape) if len(shape) == 5 else torch.randn(shape) for shape in shapes]
+    for _ in range(3):  # statistics that are no identity, and not those of the batch
+        plain(*(1.5 * value + 0.1 for value in inputs))
+    fused.load_state_dict(plain.state_dict())
+    before = {key: value.clone() for key, value in plain.named_buffers()}
+    compare(plain.eval(), fused.eval(), *inputs)
+    assert all(torch.equal(value, before[key]) for key, value in fused.named_buffers())
+    reached = [str(each) for each in gradient_functions(fused(*(value.requires_grad_() for value in inputs)))]
+    assert any("_NormMean" in each or "_NormPool" in each for each in reached), reached
 
 
 @pytest.mark.parametrize("name", ["norm", "conv 3x3", "downsample", "upsample", "finish"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from training_runs import SMOKE, settings, smoke, write_banks
 
 from sdt_distill.training.engine import Trainer, TrainingError
@@ -95,7 +96,8 @@ def test_learns_from_an_onnx_teacher(banks, tmp_path):
 
 
 def test_a_killed_run_goes_on_to_the_bit(banks, tmp_path):
-    more = ("run.steps=20", "run.save_every=4", "run.log_every=1", "data.validation=[]", "augment.crop=[32, 48]")
+    more = ("run.steps=20", "run.save_every=4", "run.log_every=1", "data.validation=[]", "augment.crop=[32, 48]",
+            "optimiser.hold_norms=0.55")  # fmt: skip
     train(smoke(banks, *more), tmp_path / "whole")
     killed = start(banks, tmp_path / "killed", *more)
     deadline = time.monotonic() + 60
@@ -112,6 +114,31 @@ def test_a_killed_run_goes_on_to_the_bit(banks, tmp_path):
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     weights = [(tmp_path / name / "last.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
+
+
+def test_norms_hold_their_statistics_in_the_last_part(banks, tmp_path):
+    more = ("run.save_every=6", "optimiser.hold_norms=0.5", "data.validation=[]", "optimiser.ema_decay=0.9")
+    config = smoke(banks, *more, "run.steps=12")
+    trainer = Trainer(config, tmp_path)
+    seen = []
+    forward = trainer.network.forward
+
+    def watched(spikes):
+        norms = [m for m in trainer.network.modules() if isinstance(m, nn.BatchNorm2d)]
+        seen.append((trainer.network.training, {m.training for m in norms}))
+        if trainer.step in (6, 11):  # counted from 0
+            seen[-1] += ([m.running_var.clone() for m in norms], [m.weight.detach().clone() for m in norms])
+        return forward(spikes)
+
+    trainer.network.forward = watched
+    trainer.run(progress=False)
+    assert [step[:2] for step in seen] == [(True, {True})] * 6 + [(True, {False})] * 6
+    first, last = seen[6], seen[11]
+    assert all(torch.equal(*pair) for pair in zip(first[2], last[2], strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(first[3], last[3], strict=True))
+    held = [m.running_var for m in trainer.average.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(torch.equal(*pair) for pair in zip(held, last[2], strict=True))
+    assert Trainer(config, tmp_path).step == 12
 
 
 def test_two_processes_are_one_with_twice_the_batch(banks, tmp_path):

@@ -30,9 +30,9 @@ def use_fused_layers(network: _Network) -> _Network:
 
     For training on a CPU in float32 or under bfloat16 autocast, and on a CUDA GPU by Triton. Parameters
     keep names, shapes and layouts, so checkpoints load and save as before. Hooks stay and run, but for those on the
-    `ConvBN` and norms inside `Downsample` and `Upsample`, which are not called there; their convolutions are. Batch
-    norms in evaluation mode, other dtypes and other devices are computed as ever. Neurons fire as plain ones do for the
-    same currents; norms differ by rounding.
+    `ConvBN` and norms inside `Downsample` and `Upsample`, which are not called there; their convolutions are. Other
+    dtypes and other devices are computed as ever, and so are batch norms in evaluation mode, but those on a CPU whose
+    weights learn. Neurons fire as plain ones do for the same currents; norms differ by rounding.
 
     Args:
         network: a network of `sdt_ros.network`, or any module that holds parts of one.
@@ -133,7 +133,7 @@ def _norm_mean(bn: nn.BatchNorm2d, x: Tensor, steps: int) -> Tensor | None:
     """Norm of [T * B, C, H, W], and the mean over `steps` T; None where no kernels do what this norm would do."""
     if _is_compiled(bn, x):
         x = x.contiguous(memory_format=torch.channels_last)
-        y: Tensor = _NormMean.apply(x, bn.weight, bn.bias, *_statistics(bn, x), steps)
+        y: Tensor = _NormMean.apply(x, bn.weight, bn.bias, *_statistics(bn, x), not bn.training, steps)
         return y
     on_gpu = _triton_norm(bn, x)
     return None if on_gpu is None else on_gpu.norm_mean(bn, x, steps)
@@ -144,7 +144,7 @@ def _norm_pool(bn: nn.BatchNorm2d, x: Tensor) -> Tensor | None:
     if x.shape[-2] % 2 or x.shape[-1] % 2:
         return None
     if _is_compiled(bn, x):
-        pooled: Tensor = _NormPool.apply(x, bn.weight, bn.bias, *_statistics(bn, x))
+        pooled: Tensor = _NormPool.apply(x, bn.weight, bn.bias, *_statistics(bn, x), not bn.training)
         return pooled
     on_gpu = _triton_norm(bn, x)
     return None if on_gpu is None else on_gpu.norm_pool(bn, x)
@@ -177,14 +177,17 @@ def _is_compiled(bn: nn.BatchNorm2d, x: Tensor) -> bool:
     """Whether the compiled loops of a CPU do what this norm would do with this input."""
     return (
         type(bn) is FusedBatchNorm2d  # one that is shared between processes does its own sums
-        and bn.training
+        and (_is_held(bn) or (bn.training and bn.momentum is not None and x.numel() > x.shape[1]))
         and bn.affine
-        and bn.momentum is not None
         and x.device.type == "cpu"
         and x.dtype in _COMPILED
         and bn.weight.dtype == torch.float32
-        and x.numel() > x.shape[1]
     )
+
+
+def _is_held(bn: nn.BatchNorm2d) -> bool:
+    """Whether a norm learns its weights and holds its statistics."""
+    return not bn.training and bn.running_mean is not None and bn.running_var is not None and torch.is_grad_enabled()
 
 
 def _convolve(conv: nn.Conv2d, spikes: Tensor) -> Tensor:
@@ -205,7 +208,13 @@ def _pool(currents: Tensor) -> Tensor:
 
 
 def _statistics(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and inverse standard deviation [C] float64 of channels-last [N, C, H, W]; the running ones move."""
+    """Mean and inverse standard deviation [C] float64 of channels-last [N, C, H, W], with which the running ones move.
+
+    Of a norm in evaluation mode they are the running ones.
+    """
+    if not bn.training:
+        assert bn.running_mean is not None and bn.running_var is not None
+        return bn.running_mean.double(), torch.rsqrt(bn.running_var.double() + bn.eps)
     channels, values = x.shape[1], array_of(x.detach())
     count = values.size // channels
     around = x[0, :, 0, 0].detach().float()  # near the mean, so that squares of differences are small
@@ -225,10 +234,12 @@ def _statistics(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _NormMean(torch.autograd.Function):
-    """Batch norm with given statistics of this batch, then a mean over steps; keeps the input."""
+    """Batch norm with given statistics, of this batch or `held`, then a mean over steps; keeps the input."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor, steps: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor, held: bool, steps: int
+    ) -> Tensor:
         channels, size = x.shape[1], x.numel() // steps
         scale, offset = _coefficients(weight, bias, mean, inverse)
         y = torch.empty_like(x[: len(x) // steps])
@@ -236,7 +247,7 @@ class _NormMean(torch.autograd.Function):
         periods = -(-size // repeated[0].size)
         spread(norm.normalise, periods, x.numel(), array_of(x), array_of(y), steps, size, *repeated)
         ctx.save_for_backward(x, weight, mean, inverse)
-        ctx.steps = steps
+        ctx.held, ctx.steps = held, steps
         return y
 
     @staticmethod
@@ -247,25 +258,27 @@ class _NormMean(torch.autograd.Function):
         grad = array_of(grad_outputs[0].contiguous(memory_format=torch.channels_last))
         around = _repeat(mean.numpy(), channels)
         sums = _sums(norm.grad_moments, channels, size, array_of(x), grad, steps, size, around)
-        gain, slope, constant = _gradient_coefficients(weight, mean, inverse, sums, x.numel() // channels)
+        moved = None if ctx.held else sums
+        gain, slope, constant = _gradient_coefficients(weight, mean, inverse, moved, x.numel() // channels)
         grad_x = torch.empty_like(x)
         repeated = [_repeat(values, channels) for values in (gain, slope, constant)]
         periods = -(-size // repeated[0].size)
         spread(norm.grad_input, periods, x.numel(), array_of(x), grad, array_of(grad_x), steps, size, *repeated)
-        return grad_x, *_parameter_gradients(sums, inverse, weight), None, None, None
+        return grad_x, *_parameter_gradients(sums, inverse, weight), None, None, None, None
 
 
 class _NormPool(torch.autograd.Function):
-    """Batch norm with given statistics of this batch, then a 2x2 max pool; keeps the input."""
+    """Batch norm with given statistics, of this batch or `held`, then a 2x2 max pool; keeps the input."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor, held: bool) -> Tensor:
         images, channels, height, width = x.shape
         scale, offset = (np.tile(values, width) for values in _coefficients(weight, bias, mean, inverse))
         y = torch.empty_like(x[:, :, : height // 2, : width // 2], memory_format=torch.channels_last)
         rows = images * height // 2
         spread(pool.pool, rows, x.numel(), array_of(x), array_of(y), channels, scale, offset)
         ctx.save_for_backward(x, weight, bias, mean, inverse)
+        ctx.held = held
         return y
 
     @staticmethod
@@ -282,10 +295,11 @@ class _NormPool(torch.autograd.Function):
         values, size = array_of(grad_x), x.numel()
         spread(pool.pool_grad, len(partial), size, array_of(x), grad, values, channels, scale, offset, around, partial)
         sums = partial.sum(0, dtype=np.float64).reshape(2, -1, channels).sum(1)
-        coefficients = _gradient_coefficients(weight, mean, inverse, sums, size // channels)
+        moved = None if ctx.held else sums
+        coefficients = _gradient_coefficients(weight, mean, inverse, moved, size // channels)
         repeated = [_repeat(coefficient, channels) for coefficient in coefficients]
         spread(norm.grad_input, -(-size // repeated[0].size), size, array_of(x), values, values, 1, size, *repeated)
-        return grad_x, *_parameter_gradients(sums, inverse, weight), None, None
+        return grad_x, *_parameter_gradients(sums, inverse, weight), None, None, None
 
 
 class _Finish(torch.autograd.Function):
@@ -346,10 +360,15 @@ def _coefficients(weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor) -
 
 
 def _gradient_coefficients(
-    weight: Tensor, mean: Tensor, inverse: Tensor, sums: np.ndarray, count: int
+    weight: Tensor, mean: Tensor, inverse: Tensor, sums: np.ndarray | None, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The input's gradient as gain * g + slope * x + constant; `sums` are those of g and g * (x - mean)."""
+    """The input's gradient as gain * g + slope * x + constant.
+
+    `sums` are those of g and g * (x - mean); None where the input does not move the statistics.
+    """
     gain = weight.detach().double().numpy() * inverse.numpy()
+    if sums is None:
+        return gain.astype(np.float32), np.zeros_like(gain, np.float32), np.zeros_like(gain, np.float32)
     slope = -gain * inverse.numpy() ** 2 * sums[1] / count
     constant = -gain * sums[0] / count - slope * mean.numpy()
     return gain.astype(np.float32), slope.astype(np.float32), constant.astype(np.float32)

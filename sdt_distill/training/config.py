@@ -130,6 +130,9 @@ class OptimiserConfig:
             down at once by fewer `run.steps`.
         decoder_rate: learning rate of those weights of the fusion and linear heads' decoders that no norm follows, as a
             fraction of `lr`; E2Depth's decoder learns at `lr`.
+        hold_norms: share of the run, at its end, in which batch norms hold the averaged statistics, as in use, where
+            before each batch had its own; 1 is all of it, 0 none. For networks that are to serve several sizes, see
+            `training.held_norms`.
         weight_decay: of weights; batch norms and biases have none.
         betas: of AdamW.
         clip: largest norm of the gradient.
@@ -141,6 +144,7 @@ class OptimiserConfig:
     warmup_steps: int = 60
     cooldown: float = 1.0
     decoder_rate: float = 0.1
+    hold_norms: float = 0.0
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0
@@ -152,6 +156,7 @@ class OptimiserConfig:
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         _require(0 < self.cooldown <= 1, "cooldown", self.cooldown, "above 0 and at most 1")
         _require(0 < self.decoder_rate <= 1, "decoder_rate", self.decoder_rate, "above 0 and at most 1")
+        _require(0 <= self.hold_norms <= 1, "hold_norms", self.hold_norms, "in [0, 1]")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _require(self.clip > 0, "clip", self.clip, "above 0")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")

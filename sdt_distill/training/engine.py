@@ -29,6 +29,7 @@ from .distributed import Group, share_batch_norms, shared_mean
 from .graphed import GraphedStep
 from .growing import GrowingSamples
 from .hardware import pick_layers, pick_precision
+from .held_norms import hold_norms, holds_norms
 from .lessons import Lessons
 from .log import RunLog
 from .optimise import (
@@ -175,7 +176,7 @@ class Trainer:
         self._growing: GrowingSamples | None = None
         self._made: list[int] = []  # of each source, where they were made while training
         self._silent = 0  # readings, up to the last, at which a step of the decoder gave nothing
-        self._stopping = False
+        self._stopping = self._held = False  # held: by norms, their statistics
         self.step = self.samples_seen = 0
         self.best: dict[str, Any] = {}
         self.clock = RunClock(run.minutes)
@@ -315,6 +316,8 @@ class Trainer:
         lr = learning_rate(self.step, run.steps, self.config.optimiser, self.clock.part)
         set_learning_rate(self._optimiser, lr)
         self._student.train()
+        if holds_norms(self.step, run.steps, self.config.optimiser, self.clock.part):
+            self._hold_norms()
         self.taps.counts = bool(self.config.loss.rate) or self._graphed is not None or self._is_read(self.step + 1)
         keys: list[str] = []
         if self._graphed is None:
@@ -326,6 +329,15 @@ class Trainer:
         self.samples_seen += run.batch * self.group.world * run.accumulation
         self.average.update(self.network, self.step)
         return _Pending(self.step, values, keys, lr)
+
+    def _hold_norms(self) -> None:
+        """Norms hold their statistics for this step."""
+        hold_norms(self.network, self.average.network)
+        if not self._held:
+            self._held = True
+            _log.info("step %d: batch norms hold their statistics from here on", self.step)
+            if self._graphed is not None:  # its steps are those of before
+                self._graphed = self._pick_graph()
 
     def _varied(self, batches: Iterator[Batch], keys: list[str]) -> Iterator[tuple[Batch, TeacherOutput | None]]:
         """The varied batches of one step, each with what the teacher says; their samples' names go to `keys`."""

@@ -32,12 +32,18 @@ def difference(found: Tensor, wanted: Tensor) -> float:
 
 @pytest.mark.parametrize("channels", [8, 12, 96, 256])
 @pytest.mark.parametrize("pooled", [False, True])
-def test_norms_are_those_of_double_precision(channels: int, pooled: bool) -> None:
+@pytest.mark.parametrize("held", [False, True])
+def test_norms_are_those_of_double_precision(channels: int, pooled: bool, held: bool) -> None:
     kernels = layers._triton_norms(GPU)
     assert kernels is not None
     torch.manual_seed(0)
     x = torch.randn(8, channels, 34, 46) * 2 + 7
     ours, exact = nn.BatchNorm2d(channels).to(GPU), nn.BatchNorm2d(channels).double()
+    if held:
+        for norm in (ours, exact):
+            norm.eval()
+            norm.running_mean.fill_(6)  # type: ignore[union-attr,operator]
+            norm.running_var.fill_(3)  # type: ignore[union-attr,operator]
     a, b = x.to(GPU).requires_grad_(), x.double().requires_grad_()
     if pooled:
         found, wanted = kernels.norm_pool(ours, a), functional.max_pool2d(exact(b), 2)

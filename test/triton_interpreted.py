@@ -148,14 +148,21 @@ def near(ours: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     return bool((ours.double() - expected.double()).norm() <= most * expected.double().norm())
 
 
-@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize(("dtype", "held"), [*((dtype, False) for dtype in FORMATS), (torch.float32, True)])
 @pytest.mark.parametrize(
     ("size", "steps"), [((8, 8, 6, 10), 4), ((2, 12, 4, 2), 2), ((3, 96, 34, 46), 1), ((8, 130, 2, 2), 4)]
 )
 @pytest.mark.parametrize("pooled", [False, True])
-def test_norms_and_what_follows_are_torchs(size: tuple[int, ...], steps: int, pooled: bool, dtype: torch.dtype) -> None:
+def test_norms_and_what_follows_are_torchs(
+    size: tuple[int, ...], steps: int, pooled: bool, held: bool, dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
     ours, expected = norms(size[1])
+    if held:
+        for norm in (ours, expected):
+            norm.eval()
+            norm.running_mean.fill_(37)
+            norm.running_var.fill_(16)
     # Whole numbers, far from 0: ties are shared as torch shares them, and a variance is small beside the mean's square.
     x = (torch.randn(size) * 3 + 40).round().to(dtype)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -173,15 +180,16 @@ def test_norms_and_what_follows_are_torchs(size: tuple[int, ...], steps: int, po
     assert near(ours.bias.grad, expected.bias.grad, dtype)
     assert near(ours.running_mean, expected.running_mean, torch.float32)
     assert near(ours.running_var, expected.running_var, torch.float32)
-    assert ours.num_batches_tracked == 1
+    assert ours.num_batches_tracked == (0 if held else 1)
     if dtype == torch.float32 or not pooled:  # values that are equal to one rounding are ties by the other
         assert near(a.grad, b.grad, dtype) and near(ours.weight.grad, expected.weight.grad, dtype)
 
 
-def test_norms_that_do_not_move_or_are_another_kind_are_left_alone() -> None:
+def test_norms_of_another_kind_are_left_alone() -> None:
     x = torch.rand(4, 8, 2, 2)
     assert triton_norm.takes(nn.BatchNorm2d(8), x)
-    assert not triton_norm.takes(nn.BatchNorm2d(8).eval(), x)
+    assert triton_norm.takes(nn.BatchNorm2d(8).eval(), x)
+    assert not triton_norm.takes(nn.BatchNorm2d(8, track_running_stats=False).eval(), x)
     assert not triton_norm.takes(nn.BatchNorm2d(8, affine=False), x)
     assert not triton_norm.takes(nn.BatchNorm2d(8, momentum=None), x)
     assert not triton_norm.takes(nn.BatchNorm2d(8), x.double())

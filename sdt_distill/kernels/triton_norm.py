@@ -1,5 +1,7 @@
 """Batch norms of the training pass in Triton: alone, with a mean over time, or with a 2x2 max pool.
 
+They take the batch's statistics, or hold those that they have.
+
 What stands behind a norm is done where its output is still in registers, so that each pass over a large activation
 counts: forward reads it twice and writes what is left of it, backward reads it twice and writes its gradient. torch
 takes several times as many, and channels last its reductions are slow on top.
@@ -54,32 +56,42 @@ class _Sum:
 
 
 def takes(bn: nn.BatchNorm2d, x: Tensor) -> bool:
-    """Whether these kernels do what a norm in training would do with its input [N, C, H, W]."""
+    """Whether these kernels do what a norm would do with its input [N, C, H, W].
+
+    It is in training, or it is in evaluation mode and has statistics to hold.
+    """
+    held = not bn.training and bn.running_mean is not None and bn.running_var is not None
     return (
-        bn.training
+        (held or (bn.training and bn.momentum is not None and x.numel() > x.shape[1]))
         and bn.affine
-        and bn.momentum is not None
         and x.dtype in FORMATS
         and bn.weight.dtype == torch.float32
-        and x.numel() > x.shape[1]
         and x.numel() // x.shape[1] < 2**31
     )
 
 
 def norm_mean(bn: nn.BatchNorm2d, x: Tensor, steps: int) -> Tensor:
-    """The norm of [T * B, C, H, W] by this batch's statistics, and its mean over `steps` T: [B, C, H, W]."""
+    """The norm of [T * B, C, H, W] and its mean over `steps` T: [B, C, H, W]."""
     y: Tensor = _NormMean.apply(x, bn.weight, bn.bias, bn, steps)
     return y
 
 
 def norm_pool(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """The norm of [N, C, H, W] by this batch's statistics, H and W even, and its 2x2 max: [N, C, H / 2, W / 2]."""
+    """The norm of [N, C, H, W] H and W even, and its 2x2 max: [N, C, H / 2, W / 2]."""
     y: Tensor = _NormPool.apply(x, bn.weight, bn.bias, bn)
     return y
 
 
 def _facts(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Mean, inverse deviation, scale and offset [4, C] of a channels-last batch; the running statistics move."""
+    """Mean, inverse deviation, scale and offset [4, C] of a channels-last batch; the running statistics move.
+
+    Of a norm in evaluation mode the first two are the running ones.
+    """
+    if not bn.training:
+        assert bn.running_mean is not None and bn.running_var is not None
+        inverse = torch.rsqrt(bn.running_var + bn.eps)
+        scale = bn.weight.detach() * inverse
+        return torch.stack([bn.running_mean, inverse, scale, bn.bias.detach() - bn.running_mean * scale])
     channels = x.shape[1]
     pixels = x.numel() // channels
     plan = _Sum(pixels, channels)
@@ -96,15 +108,20 @@ def _facts(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 def _slopes(
-    plan: _Sum, partial: Tensor, weight: Tensor, facts: Tensor, pixels: int, steps: int
+    plan: _Sum, partial: Tensor, weight: Tensor, facts: Tensor, pixels: int, steps: int, *, held: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gain, slope and constant [3, C] of the input's gradient, and those of weight and bias [C]."""
+    """Gain, slope and constant [3, C] of the input's gradient, and those of weight and bias [C].
+
+    Statistics that are held do not move with the input: slope and constant are 0.
+    """
     channels = weight.numel()
     slopes, grad_weight, grad_bias = (torch.empty(n, channels, device=weight.device) for n in (3, 1, 1))
     gradient_facts_kernel[plan.across](
         partial, weight, facts, slopes, grad_weight, grad_bias, plan.programs, channels, float(pixels), float(steps),
         **plan.total_blocks,
     )  # fmt: skip
+    if held:
+        slopes[1:].zero_()
     return slopes, grad_weight[0], grad_bias[0]
 
 
@@ -123,7 +140,7 @@ class _NormMean(torch.autograd.Function):
             facts = _facts(bn, x)
             normalise_kernel[_blocks(y.numel())](x, facts, y, y.numel(), channels=x.shape[1], steps=steps, block=_BLOCK)
         ctx.save_for_backward(x, weight, facts)
-        ctx.steps = steps
+        ctx.held, ctx.steps = not bn.training, steps
         return y
 
     @staticmethod
@@ -140,7 +157,7 @@ class _NormMean(torch.autograd.Function):
             grad_moments_kernel[plan.grid](
                 x, grad, facts, partial, pixels, pixels // ctx.steps, plan.share_of, channels, **plan.blocks
             )
-            slopes, grad_weight, grad_bias = _slopes(plan, partial, weight, facts, pixels, ctx.steps)
+            slopes, grad_weight, grad_bias = _slopes(plan, partial, weight, facts, pixels, ctx.steps, held=ctx.held)
             grad_input_kernel[_blocks(values)](
                 x, grad, slopes, grad_x, values, channels=channels, steps=ctx.steps, block=_BLOCK
             )
@@ -160,6 +177,7 @@ class _NormPool(torch.autograd.Function):
             facts = _facts(bn, x)
             pool_kernel[_blocks(y.numel())](x, facts, y, y.numel(), channels=channels, columns=width // 2, block=_BLOCK)
         ctx.save_for_backward(x, weight, facts)
+        ctx.held = not bn.training
         return y
 
     @staticmethod
@@ -175,7 +193,8 @@ class _NormPool(torch.autograd.Function):
             pool_grad_moments_kernel[plan.grid](
                 x, grad, facts, partial, values // channels, columns, plan.share_of, channels, **plan.blocks
             )
-            slopes, grad_weight, grad_bias = _slopes(plan, partial, weight, facts, x.numel() // channels, 1)
+            pixels = x.numel() // channels
+            slopes, grad_weight, grad_bias = _slopes(plan, partial, weight, facts, pixels, 1, held=ctx.held)
             pool_grad_input_kernel[_blocks(values)](
                 x, grad, facts, slopes, grad_x, values, channels=channels, columns=columns, block=_BLOCK
             )

@@ -234,19 +234,21 @@ class CalibrationSource:
 
     Attributes:
         current: the calibration; None while there is none.
+        frame_id: optical frame that its message names; empty for one from a file.
     """
 
     def __init__(self) -> None:
         self.current: Calibration | None = None
+        self.frame_id = ""
         self._problem = ""
 
     def clear(self) -> None:
         """Forget it."""
-        self.current, self._problem = None, ""
+        self.current, self.frame_id, self._problem = None, "", ""
 
     def load(self, url: str) -> None:
         """Take it from a file; see `Calibration.from_url`."""
-        self.current, self._problem = Calibration.from_url(url), ""
+        self.current, self.frame_id, self._problem = Calibration.from_url(url), "", ""
 
     def take(self, info: Any) -> None:
         """Take it from a `sensor_msgs/msg/CameraInfo`; one that cannot be used is a problem, not an error."""
@@ -254,6 +256,7 @@ class CalibrationSource:
             calibration, self._problem = Calibration.from_message(info), ""
         except CalibrationError as error:
             calibration, self._problem = None, str(error)
+        self.frame_id = "" if calibration is None else info.header.frame_id
         # Cameras repeat theirs many times a second: what has been worked out from it must stay good.
         if calibration is None or not calibration.equals(self.current):
             self.current = calibration
@@ -263,6 +266,16 @@ class CalibrationSource:
         if self._problem or self.current is None or not height:
             return self._problem
         return self.current.misfit(height, width)
+
+    def stranger(self, frame_id: str) -> str:
+        """Why it may be another camera's than the events, which are of a frame; empty where nothing speaks for that."""
+        names = [name.lstrip("/") for name in (self.frame_id, frame_id)]
+        if not all(names) or names[0] == names[1]:
+            return ""
+        return (
+            f"the calibration is of frame {names[0]!r}, the events are of {names[1]!r}: if these are two cameras, "
+            "remap ~/camera_info to that of the event camera, or set camera_info_url"
+        )
 
 
 def _numbers(values: Any, shape: tuple[int, ...]) -> np.ndarray:

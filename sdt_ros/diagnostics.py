@@ -141,6 +141,7 @@ class Health:
         max_silence_s: how long that may be.
         calibrated: whether a calibration of the sensor's size is known.
         calibration_problem: why a calibration cannot be used; empty where none is wrong.
+        calibration_stranger: why a calibration that is used may be another camera's; empty where nothing speaks for it.
         needs_lens: whether the metres depend on the lens, so that one has to be assumed without a calibration.
         rejection: why the last rejected packet was.
         failure: how the network last failed on a window.
@@ -170,6 +171,7 @@ class Health:
     max_silence_s: float = 1.0
     calibrated: bool = False
     calibration_problem: str = ""
+    calibration_stranger: str = ""
     needs_lens: bool = False
     rejection: str = ""
     failure: str = ""
@@ -290,6 +292,8 @@ def _warnings(health: Health) -> list[str]:
             found.append(health.calibration_problem)
         elif not health.calibrated:
             found.append("no calibration: camera_info is empty, set camera_info_url or publish ~/camera_info")
+        elif health.calibration_stranger:
+            found.append(health.calibration_stranger)
         if health.needs_lens and not health.calibrated:
             degrees = 2 * math.degrees(math.atan(0.5 / USUAL_FOCAL_LENGTH))
             found.append(f"the focal length is not known: metres are for a lens of {degrees:.0f} degrees across")

@@ -280,6 +280,7 @@ class DepthNode(LifecycleNode):
             max_silence_s=config.max_silence_s,
             calibrated=self._calibrations.current is not None and not calibration_problem,
             calibration_problem=calibration_problem,
+            calibration_stranger=self._calibrations.stranger(pipeline.stream.frame_id),
             needs_lens=pipeline.estimator.card.focal_px is not None,
             rejection=self._rejection,
             failure=pipeline.failure,

@@ -195,7 +195,7 @@ def message(**changes: Any) -> SimpleNamespace:
     fields = {
         "width": WIDTH, "height": HEIGHT, "distortion_model": "plumb_bob", "d": [-0.3, 0.1, 0.001, 0.002, 0.0],
         "k": [100.0, 0, 60, 0, 101, 45, 0, 0, 1], "r": np.eye(3).ravel(), "binning_x": 0, "binning_y": 0,
-        "p": [95.0, 0, 59, 0, 0, 96, 44, 0, 0, 0, 1, 0], "roi": NO_ROI,
+        "p": [95.0, 0, 59, 0, 0, 96, 44, 0, 0, 0, 1, 0], "roi": NO_ROI, "header": SimpleNamespace(frame_id="/cam"),
     }  # fmt: skip
     return SimpleNamespace(**{**fields, **changes})
 
@@ -276,6 +276,24 @@ def test_bad_files_are_refused_by_name(tmp_path: Path, content: str | None, text
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(CalibrationError, match="neither file:///path nor package"):
         Calibration.from_url(url)
+
+
+def test_a_calibration_of_another_frame_is_named(tmp_path: Path) -> None:
+    source = CalibrationSource()
+    assert source.stranger("other") == ""
+    source.take(message())
+    assert source.stranger("other") and "'cam'" in source.stranger("other") and "'other'" in source.stranger("other")
+    assert source.stranger("cam") == source.stranger("/cam") == source.stranger("") == ""
+    source.take(message(header=SimpleNamespace(frame_id="")))  # drivers that name none
+    assert source.stranger("other") == ""
+    source.take(message())
+    source.take(message(k=[0.0] * 9))
+    assert source.stranger("other") == ""
+    path = tmp_path / "camera.yaml"
+    path.write_text(FILE)
+    source.take(message())
+    source.load(path.as_uri())
+    assert source.stranger("other") == ""
 
 
 def test_source_keeps_a_repeated_calibration_and_follows_a_new_one() -> None:

@@ -180,6 +180,11 @@ def test_metres_follow_the_lens_where_the_weights_know_one(graph: Graph, packets
     assert len(both) >= 3
     for window in both:
         np.testing.assert_allclose(known[window], assumed[window] * (150 / (USUAL_FOCAL_LENGTH * WIDTH)), rtol=1e-5)
+    pinhole.header.frame_id = "elsewhere"
+    graph.infos.publish(pinhole)
+    graph.diagnostic(
+        lambda status: f"of frame 'elsewhere', the events are of {packets[0].frame_id!r}" in status.message
+    )
 
 
 def test_colours_go_with_the_depth(active: Graph, packets: list[EventPacket]) -> None:

@@ -111,6 +111,11 @@ class EventStream:
         return self._bytes.counters
 
     @property
+    def frame_id(self) -> str:
+        """Optical frame of the camera that the last packet is from; empty before the first."""
+        return "" if self._packet is None else self._packet.frame_id
+
+    @property
     def sensor_size(self) -> tuple[int, int]:
         """Height and width of the sensor [px]; (0, 0) before the first packet."""
         return self._bytes.height, self._bytes.width

@@ -317,6 +317,10 @@ def test_the_command_writes_checks_and_draws(tmp_path, capsys):
     assert picture.stat().st_size > 1000
     assert main(["data", "check", str(out), "--bins", "4"]) == 2
     assert "windows of 10 ms in 2 bins" in capsys.readouterr().err
+    arguments[2] = str(tmp_path / "steady")
+    assert main([*arguments, "--range", "pace=1:1", "--range", "light=0.5:1", "--json", str(figures)]) == 0
+    drawn = json.loads(figures.read_text())["config"]["randomisation"]
+    assert (drawn["pace"], drawn["light"], drawn["tiling"]) == ([1, 1], [0.5, 1], [0.3, 2])
 
 
 @pytest.mark.parametrize(
@@ -328,6 +332,9 @@ def test_the_command_writes_checks_and_draws(tmp_path, capsys):
         (["--part", "2/2"], "part=2"),
         (["--photographs", "nowhere"], "nowhere is no folder of photographs"),
         (["--device", "abacus"], "--device abacus: not usable"),
+        (["--range", "speed=1:1"], "--range speed=1:1: unknown key 'speed'; known are field_of_view_deg"),
+        (["--range", "pace=1"], "--range pace=1 is not KEY=LOW:HIGH"),
+        (["--range", "pace=2:1"], "pace=(2.0, 1.0) must be a rising range"),
         (["--split", "dev"], "known are train, validation, test"),
     ],
 )

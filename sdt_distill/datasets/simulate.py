@@ -43,6 +43,10 @@ def add_simulate(commands: Any) -> None:
     )  # fmt: skip
     add("--randomise", action="store_true", help="draw lens, sensor, light, textures and pace anew for each sample")
     add(
+        "--range", action="append", default=[], metavar="KEY=LOW:HIGH",
+        help="--randomise, but draw KEY from this range: pace=1:1 leaves the usual speed; may be given several times",
+    )  # fmt: skip
+    add(
         "--renderer",
         default="sdt",
         help="sdt, the project's own, or mujoco: the same scenes by another renderer and a plain event model (ESIM), "
@@ -84,7 +88,7 @@ def run_simulate(args: argparse.Namespace) -> int:
             samples=args.samples,
             split=args.split,
             photographs=tuple(args.photographs),
-            randomisation=Randomisation() if args.randomise else None,
+            randomisation=Randomisation(**_ranges(args.range)) if args.randomise or args.range else None,
             bins=args.bins,
             window_ms=args.window_ms,
             texture_sets=args.texture_sets,
@@ -117,6 +121,24 @@ def run_simulate(args: argparse.Namespace) -> int:
         figures = {"bank": str(args.out), "config": config.to_dict(), **dataclasses.asdict(summary)}
         args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def _ranges(texts: list[str]) -> dict[str, tuple[float, float]]:
+    """What `--range` asks for, by the fields of `Randomisation`."""
+    from .simulated_config import Randomisation
+
+    known = [field.name for field in dataclasses.fields(Randomisation)]
+    ranges = {}
+    for text in texts:
+        key, _, bounds = text.partition("=")
+        if key not in known:
+            raise ValueError(f"--range {text}: unknown key {key!r}; known are {', '.join(known)}")
+        try:
+            low, high = (float(bound) for bound in bounds.split(":"))
+        except ValueError:
+            raise ValueError(f"--range {text} is not KEY=LOW:HIGH, as pace=0.5:2") from None
+        ranges[key] = low, high
+    return ranges
 
 
 def _device(name: str) -> None:

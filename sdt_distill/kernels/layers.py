@@ -31,8 +31,8 @@ def use_fused_layers(network: _Network) -> _Network:
     For training on a CPU in float32 or under bfloat16 autocast, and on a CUDA GPU by Triton. Parameters
     keep names, shapes and layouts, so checkpoints load and save as before. Hooks stay and run, but for those on the
     `ConvBN` and norms inside `Downsample` and `Upsample`, which are not called there; their convolutions are. Other
-    dtypes and other devices are computed as ever, and so are batch norms in evaluation mode, but those on a CPU whose
-    weights learn. Neurons fire as plain ones do for the same currents; norms differ by rounding.
+    dtypes and other devices are computed as ever, and so are batch norms in evaluation mode where nothing
+    learns. Neurons fire as plain ones do for the same currents; norms differ by rounding.
 
     Args:
         network: a network of `sdt_ros.network`, or any module that holds parts of one.

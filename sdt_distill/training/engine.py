@@ -29,7 +29,7 @@ from .distributed import Group, share_batch_norms, shared_mean
 from .graphed import GraphedStep
 from .growing import GrowingSamples
 from .hardware import pick_layers, pick_precision
-from .held_norms import hold_norms, holds_norms
+from .held_norms import hold_norms, holds_norms, take_statistics
 from .lessons import Lessons
 from .log import RunLog
 from .optimise import (
@@ -332,12 +332,13 @@ class Trainer:
 
     def _hold_norms(self) -> None:
         """Norms hold their statistics for this step."""
-        hold_norms(self.network, self.average.network)
         if not self._held:
             self._held = True
+            take_statistics(self.network, self.average.network)
             _log.info("step %d: batch norms hold their statistics from here on", self.step)
-            if self._graphed is not None:  # its steps are those of before
+            if self._graphed is not None:  # what it captured are steps of before
                 self._graphed = self._pick_graph()
+        hold_norms(self.network)
 
     def _varied(self, batches: Iterator[Batch], keys: list[str]) -> Iterator[tuple[Batch, TeacherOutput | None]]:
         """The varied batches of one step, each with what the teacher says; their samples' names go to `keys`."""

@@ -17,18 +17,26 @@ def holds_norms(step: int, steps: int, config: OptimiserConfig, done: float = 0.
     return bool(config.hold_norms) and max(step / steps, done) >= 1 - config.hold_norms
 
 
+def norms_of(network: nn.Module) -> dict[str, nn.Module]:
+    """A network's batch norms, by name."""
+    return {name: m for name, m in network.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+
+
 @torch.no_grad()
-def hold_norms(network: nn.Module, average: nn.Module) -> None:
-    """Put a network's batch norms into evaluation mode, with the averaged statistics; their weights go on learning.
+def take_statistics(network: nn.Module, average: nn.Module) -> None:
+    """Give a network's batch norms the averaged statistics: running ones are mostly those of the last few batches.
 
     Args:
         network: in training; changed in place.
-        average: its average, of the same names. From here on both have the same statistics.
+        average: its average, of the same names.
     """
-    kept = dict(average.named_modules())
-    for name, norm in network.named_modules():
-        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            continue
-        for buffer, value in kept[name].named_buffers():
+    averaged = norms_of(average)
+    for name, norm in norms_of(network).items():
+        for buffer, value in averaged[name].named_buffers():
             norm.get_buffer(buffer).copy_(value)
+
+
+def hold_norms(network: nn.Module) -> None:
+    """Put a network's batch norms into evaluation mode; their weights go on learning."""
+    for norm in norms_of(network).values():
         norm.eval()

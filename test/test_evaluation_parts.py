@@ -19,6 +19,7 @@ from sdt_ros.evaluation.run import evaluate
 from sdt_ros.evaluation.score import Scorer
 from sdt_ros.evaluation.source import DatasetSource
 from sdt_ros.evaluation.spool import Spool
+from sdt_ros.evaluation.spread import spread_evenly
 from sdt_ros.evaluation.truth import Truth, nearest, onto, read_truth
 from sdt_ros.evaluation.windows import StampedWindow, StampedWindows
 from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
@@ -185,8 +186,17 @@ def test_any_network_can_be_scored_on_any_data_set():
     assert scores.probed is not None and scores.probed.frames == 2, "every other one"
     assert len(asked) == 3 + 1 + 2 * 2, "blank windows of a size are asked once"
     assert 0 < work.network_s <= work.seconds
-    with Scorer(ANY, "here") as scorer, pytest.raises(EvaluationError, match=r"here: all 1 windows .*--min-events 1"):
-        evaluate(DatasetSource(Recorded(), "here", samples=1, min_events=1), network, scorer)
+    with Scorer(ANY, "here") as scorer, pytest.raises(EvaluationError, match=r"here: all 1 windows .*--min-events 99"):
+        evaluate(DatasetSource(Recorded(), "here", samples=1, min_events=99), network, scorer)
+
+
+def test_some_samples_of_a_data_set_are_of_all_kinds():
+    """Families take turns in a bank: a fixed stride would meet one of them."""
+    some = spread_evenly(400, 100)
+    assert some == spread_evenly(400, 100) == sorted(set(some)) and len(some) == 100
+    assert {number // 4 for number in some} == set(range(100)), "one from each stretch"
+    assert np.bincount([number % 4 for number in some], minlength=4).min() > 10
+    assert spread_evenly(3, 0) == spread_evenly(3, 3) == spread_evenly(3, 9) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("size", [(96, 128), (48, 64), (38, 51), (1, 1)])

@@ -39,7 +39,7 @@ from sdt_distill.training.batch import Fit, make_item
 from sdt_distill.training.cells import resize_nearest, resize_spikes
 from sdt_distill.training.command import add_parser
 from sdt_distill.training.config import DataConfig, OptimiserConfig, SourceConfig, save_config
-from sdt_distill.training.data import Mixture, Source, knows_sky, open_source, require_sky, spread_evenly, stream
+from sdt_distill.training.data import Mixture, Source, knows_sky, open_source, require_sky, spread_over, stream
 from sdt_distill.training.engine import Trainer, TrainingError
 from sdt_distill.training.optimise import (
     AveragedNetwork,
@@ -522,12 +522,12 @@ def test_kinds_that_take_turns_stay_balanced():
 def test_some_of_the_held_out_samples_are_of_all_kinds():
     """Families take turns in a bank: a stride of two would see half of them."""
     sources = [Source("a", Numbers(400), 1.0, Fit()), Source("b", Numbers(100), 1.0, Fit())]
-    chosen = spread_evenly(sources, 250)
-    assert chosen == spread_evenly(sources, 250) == sorted(set(chosen)) and len(chosen) == 250
+    chosen = spread_over(sources, 250)
+    assert chosen == spread_over(sources, 250) == sorted(set(chosen)) and len(chosen) == 250
     assert sum(source == 1 for source, _ in chosen) == 50
     kinds = np.bincount([index % 4 for _, index in chosen], minlength=4)
     assert kinds.min() > 40
-    assert len(spread_evenly(sources, 0)) == len(spread_evenly(sources, 500)) == 500
+    assert len(spread_over(sources, 0)) == len(spread_over(sources, 500)) == 500
 
 
 def test_learning_rate_and_decay():

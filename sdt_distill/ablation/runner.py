@@ -20,7 +20,7 @@ from sdt_distill.networks import load_network, resolve
 from sdt_distill.networks.registry import name_of
 from sdt_distill.training.batch import collate
 from sdt_distill.training.config import ConfigError, TrainingConfig
-from sdt_distill.training.data import Source, open_source, spread_evenly
+from sdt_distill.training.data import Source, open_source, spread_over
 from sdt_distill.training.engine import Trainer, TrainingError
 from sdt_distill.training.log import read_log
 from sdt_distill.training.tree import from_plain, to_plain, without_defaults
@@ -177,7 +177,7 @@ class HeldOut:
         self._focal_px = focal_px
         self.where = ", ".join(source.name for source in sources)
         self._sources = tuple(sources)
-        self._places = spread_evenly(self._sources, most)
+        self._places = spread_over(self._sources, most)
 
     def __len__(self) -> int:
         return len(self._places)

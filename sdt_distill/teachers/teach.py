@@ -20,7 +20,7 @@ from sdt_distill.teachers.frame import FrameConfig, FrameNetwork, save_frame_net
 from sdt_distill.training.augment import Augmentation, AugmentConfig
 from sdt_distill.training.batch import Batch, collate
 from sdt_distill.training.config import ConfigError, DataConfig, OptimiserConfig
-from sdt_distill.training.data import Mixture, Source, open_source, require_sky, spread_evenly, stream
+from sdt_distill.training.data import Mixture, Source, open_source, require_sky, spread_over, stream
 from sdt_distill.training.hardware import pick_precision
 from sdt_distill.training.optimise import (
     AveragedNetwork,
@@ -234,7 +234,7 @@ def _score(
     network: torch.nn.Module, sources: Sequence[Source], config: TeachConfig, device: torch.device, half: bool
 ) -> dict[str, float]:
     """Means over held-out frames."""
-    places = spread_evenly(sources, config.validation_samples)
+    places = spread_over(sources, config.validation_samples)
     rows = []
     for first in range(0, len(places), config.batch):
         batch = collate([sources[k].item(i, 0) for k, i in places[first : first + config.batch]])

@@ -22,6 +22,7 @@ from sdt_distill.datasets.bank import BankDataset, BankSequence
 from sdt_distill.datasets.simulated import SimulatedDataset, SimulatedSequence
 from sdt_distill.datasets.simulated_config import RENDERERS, SimulatedConfig
 from sdt_distill.losses import LossConfig
+from sdt_ros.evaluation.spread import spread_evenly
 
 from .batch import Batch, Fit, Item, collate, make_item
 from .config import DataConfig, SourceConfig
@@ -324,18 +325,10 @@ def knows_sky(opened: Dataset) -> bool:
     return renderers == {RENDERERS[0]}
 
 
-def spread_evenly(sources: Sequence[Source], most: int) -> list[tuple[int, int]]:
-    """At most so many (source, index) of some sources, from all over them and the same each time; 0 takes all.
-
-    One is drawn from each of so many equal stretches. A fixed stride would meet one family only where families take
-    turns, as they do in a bank.
-    """
+def spread_over(sources: Sequence[Source], most: int) -> list[tuple[int, int]]:
+    """At most so many (source, index) of some sources, from all over them and the same each time; 0 takes all."""
     every = [(k, index) for k, source in enumerate(sources) for index in range(len(source.data))]
-    if not most or len(every) <= most:
-        return every
-    edges = np.linspace(0, len(every), most + 1).astype(int)
-    drawn = np.random.default_rng([len(every), most]).random(most)
-    return [every[i] for i in (edges[:-1] + drawn * np.diff(edges)).astype(int)]
+    return [every[place] for place in spread_evenly(len(every), most)]
 
 
 def activity(spikes: torch.Tensor) -> torch.Tensor:

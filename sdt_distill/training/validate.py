@@ -14,7 +14,7 @@ from sdt_ros.evaluation.metrics import average, frame_metrics
 from sdt_ros.network import DepthRange
 
 from .batch import Batch, collate
-from .data import Source, spread_evenly
+from .data import Source, spread_over
 from .distributed import Group
 
 SCORES = ("abs_rel", "rmse_log", "silog", "delta1", "delta2", "delta3", "rmse")
@@ -48,7 +48,7 @@ class Validator:
 
     def __init__(self, sources: Sequence[Source], most: int, depth_range: DepthRange, batch: int, group: Group) -> None:
         self._sources, self._range, self._group = tuple(sources), depth_range, group
-        places = list(enumerate(spread_evenly(self._sources, most)))
+        places = list(enumerate(spread_over(self._sources, most)))
         mine = places[group.rank :: group.world]
         by_source = [
             [place for place in mine if place[1][0] == k] for k in range(len(self._sources))

@@ -44,12 +44,12 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("summary.json", "report.html", "animation.gif", "depth_*.png"):  # of an earlier run
         for old in args.out.glob(name):
             old.unlink()
-    bag = args.bag or _simulated(args.out.parent / "recordings" / "simulated_tabletop_346x260")
     weights = args.weights or default_weights()
     if weights is None:
         estimator = DepthEstimator.untrained(args.preset, args.device)
     else:
         estimator = DepthEstimator.from_checkpoint(weights, args.device)
+    bag = args.bag or _simulated(args.out.parent / "recordings" / "simulated_tabletop_346x260")
     windows = WindowConfig(estimator.window_ms, estimator.bins, RATE_HZ, MIN_EVENTS)
     expected = expect(bag, windows, estimator.card.input_scale, args.topic)
     if not expected.windows:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sdt_ros.evaluation.spread import spread_evenly
 from sdt_ros.lens import focal_length
 
 
@@ -79,9 +80,8 @@ class DatasetSource:
 
     def __iter__(self) -> Iterator[Window]:
         self._counts = {"samples": len(self.dataset), "truth_images": 0, "windows_empty": 0}
-        count = len(self)
-        for number in range(count):
-            sample = self.dataset[number * len(self.dataset) // count]
+        for number in spread_evenly(len(self.dataset), len(self)):
+            sample = self.dataset[number]
             self._counts["truth_images"] += 1
             spikes = int(np.count_nonzero(sample.spikes))
             if spikes < self.min_events:

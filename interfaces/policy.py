@@ -28,6 +28,7 @@ ROS_WHEELS = [
     "ros-kilted-std-msgs",
     "ros-kilted-sensor-msgs",
     "ros-kilted-diagnostic-msgs",
+    "ros-kilted-nav-msgs",
     "ros-kilted-lifecycle-msgs",
     "ros-kilted-rosgraph-msgs",
     "ros-kilted-ament-index-python",

@@ -41,6 +41,7 @@ def arguments() -> list[DeclareLaunchArgument]:
         declare("events", "event_camera/events", "topic of the camera's event packets"),
         declare("camera_info", "event_camera/camera_info", "topic of the camera's calibration"),
         declare("camera_info_url", "", "calibration file instead of the topic, file:///... or package://..."),
+        declare("odometry", "", "nav_msgs/Odometry of the robot, for the scale of depth; empty = none"),
         declare("pointcloud", "false", "publish depth/points with depth_image_proc", BOOLEAN),
         declare("rviz", "false", "show depth in RViz", BOOLEAN),
         declare("autostart", "", "configure and activate at start, or wait; empty = as in params_file", AS_CONFIGURED),
@@ -76,7 +77,11 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             name="depth",
             namespace=namespace,
             parameters=[value("params_file"), parameters],
-            remappings=[("~/events", value("events")), ("~/camera_info", value("camera_info"))],
+            remappings=[
+                ("~/events", value("events")),
+                ("~/camera_info", value("camera_info")),
+                *([("~/odometry", value("odometry"))] if value("odometry") else []),
+            ],
             ros_arguments=[
                 *("--log-level", f"{depth.strip('/').replace('/', '.')}:={value('log_level')}"),
                 *("--enclave", value("enclave") or depth),

@@ -22,6 +22,8 @@ LARGEST_SIDE = 1 << 16  # [px]
 LARGEST_NUMBER = 1e12  # beyond it, sums and squares overflow or lose all digits
 SHORTEST_FOCAL = 1e-3  # [px]
 _SAMPLES = 4000  # of the distortion along a ray, to find where it turns back
+_WIDEST_RAY = 20.0  # tangent of the widest angle off the axis at which a pixel can look
+_TANGENTIAL_STEPS = 4
 
 
 class CalibrationError(ValueError):
@@ -227,6 +229,29 @@ class Calibration:
             x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
             y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y,
         )
+
+    def undistorted(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """From the lens's image plane to the pinhole's, both at distance 1; NaN where the lens shows nothing.
+
+        Args:
+            x: float64 [...].
+            y: float64 [...].
+        """
+        if not self.is_distorted:
+            return x, y
+        widest = self._widest(_WIDEST_RAY)
+        radius = np.tan(np.linspace(0, np.arctan(widest), _SAMPLES))
+        bent = radius * self._radial(radius * radius)
+        px, py = x, y
+        for _ in range(_TANGENTIAL_STEPS):  # tangential parts are small: what they add is taken off first
+            r2 = px * px + py * py
+            whole, radial = self._distorted(px, py), self._radial(r2)
+            from_x, from_y = x - (whole[0] - px * radial), y - (whole[1] - py * radial)
+            distorted = np.hypot(from_x, from_y)
+            grown = np.interp(distorted, bent, radius, right=np.nan)
+            ratio = np.divide(grown, distorted, out=np.ones_like(grown), where=distorted > 1e-9)
+            px, py = from_x * ratio, from_y * ratio
+        return px, py
 
 
 class CalibrationSource:

@@ -142,6 +142,8 @@ class Health:
         calibrated: whether a calibration of the sensor's size is known.
         calibration_problem: why a calibration cannot be used; empty where none is wrong.
         calibration_stranger: why a calibration that is used may be another camera's; empty where nothing speaks for it.
+        has_odometry: whether odometry came in.
+        motion_problem: why odometry does not tell how the camera moves; empty where it does, or there is none.
         needs_lens: whether the metres depend on the lens, so that one has to be assumed without a calibration.
         rejection: why the last rejected packet was.
         failure: how the network last failed on a window.
@@ -172,6 +174,8 @@ class Health:
     calibrated: bool = False
     calibration_problem: str = ""
     calibration_stranger: str = ""
+    has_odometry: bool = False
+    motion_problem: str = ""
     needs_lens: bool = False
     rejection: str = ""
     failure: str = ""
@@ -294,6 +298,10 @@ def _warnings(health: Health) -> list[str]:
             found.append("no calibration: camera_info is empty, set camera_info_url or publish ~/camera_info")
         elif health.calibration_stranger:
             found.append(health.calibration_stranger)
+        if health.has_odometry and not health.calibrated:
+            found.append("odometry is not used: it needs the camera's calibration")
+        elif health.motion_problem:
+            found.append(f"the scale of depth is the network's guess: {health.motion_problem}")
         if health.needs_lens and not health.calibrated:
             degrees = 2 * math.degrees(math.atan(0.5 / USUAL_FOCAL_LENGTH))
             found.append(f"the focal length is not known: metres are for a lens of {degrees:.0f} degrees across")
@@ -342,6 +350,7 @@ def status(health: Health, name: str, hardware_id: str) -> DiagnosticStatus:
         "load": _limits(health),
         "hot pixels": len(health.hot_pixels),
         "calibrated": health.calibrated,
+        "odometry": health.has_odometry,
     }
     message.values = [KeyValue(key=key, value=str(value)) for key, value in figures.items()]
     return message

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
 from rclpy import subscription
 from rclpy.clock import Clock, ClockType
@@ -30,10 +31,16 @@ from event_camera_msgs.msg import EventPacket as EventPacketMessage
 from sdt_ros import parameters
 from sdt_ros.calibration import CalibrationSource
 from sdt_ros.diagnostics import Health, Seconds, status
+from sdt_ros.egomotion import CameraMotion
 from sdt_ros.events import EventPacket
 from sdt_ros.load import Carried, carried
 from sdt_ros.pipeline import WARM_UP_SIZE, Pipeline
 from sdt_ros.serving import serve
+
+try:
+    from tf2_msgs.msg import TFMessage
+except ImportError:  # it is in every ROS installation, and there is no wheel of it
+    TFMessage = None
 
 LONGEST_WAIT_NS = 10_000_000_000  # of a packet in the middleware that can be believed
 
@@ -50,6 +57,7 @@ class DepthNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._sensor_size = WARM_UP_SIZE  # as the last camera's was
         self._calibrations = CalibrationSource()
+        self._motion = CameraMotion()
         self._subscriptions_made: list[Any] = []
         self._state = "unconfigured"
         self._problem = self._rejection = ""
@@ -78,7 +86,7 @@ class DepthNode(LifecycleNode):
             self.config = parameters.read(self)
             if self.config.camera_info_url:
                 self._calibrations.load(self.config.camera_info_url)
-            self._pipeline = Pipeline(self, self.config, self._calibrations, self._sensor_size)
+            self._pipeline = Pipeline(self, self.config, self._calibrations, self._motion, self._sensor_size)
         except Exception as error:
             self._release()
             return self._refuse("configure", error)
@@ -180,6 +188,14 @@ class DepthNode(LifecycleNode):
             self._subscriptions_made.append(
                 self.create_subscription(CameraInfo, "~/camera_info", self._calibrations.take, qos_profile_sensor_data)
             )
+        self._subscriptions_made.append(
+            self.create_subscription(Odometry, "~/odometry", self._motion.take, qos_profile_sensor_data)
+        )
+        if TFMessage is not None:
+            latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            self._subscriptions_made.append(
+                self.create_subscription(TFMessage, "/tf_static", self._motion.take_static, latched)
+            )
 
     def _unsubscribe(self) -> None:
         while self._subscriptions_made:
@@ -194,6 +210,7 @@ class DepthNode(LifecycleNode):
                 self._sensor_size = self._pipeline.stream.sensor_size
         self._pipeline = None
         self._calibrations.clear()
+        self._motion.clear()
         self._seconds.restart()
 
     # --- input, in the executor's thread ------------------------------------------------------------------------------
@@ -281,6 +298,8 @@ class DepthNode(LifecycleNode):
             calibrated=self._calibrations.current is not None and not calibration_problem,
             calibration_problem=calibration_problem,
             calibration_stranger=self._calibrations.stranger(pipeline.stream.frame_id),
+            motion_problem=self._motion.problem if self._motion.messages else "",
+            has_odometry=bool(self._motion.messages),
             needs_lens=pipeline.estimator.card.focal_px is not None,
             rejection=self._rejection,
             failure=pipeline.failure,

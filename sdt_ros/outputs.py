@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 
 from sdt_ros.calibration import Calibration
 from sdt_ros.colormap import colorize
+from sdt_ros.egomotion import Rescaler
 from sdt_ros.events import EventStream, SpikeWindow
 from sdt_ros.images import array_to_image
 from sdt_ros.inference import Ledger
@@ -181,6 +182,13 @@ def statistics(
     message.time_jumps = windows.time_jumps + stream.packets.clock_leaps
     message.stream_resets = stream.packets.restarts
     return message
+
+
+def add_scale(message: Stats, rescaler: Rescaler) -> None:
+    """Put what depth was multiplied by into a message, as far as odometry says it."""
+    scale = rescaler.scale
+    message.depth_factor = math.exp(scale.ln_factor) if rescaler.used else 1.0
+    message.depth_factor_deviation = scale.deviation if rescaler.used else math.nan
 
 
 def add_rates(message: Stats, report: EnergyReport | None) -> None:

@@ -12,6 +12,7 @@ from std_msgs.msg import Header
 
 from sdt_ros.calibration import CalibrationSource
 from sdt_ros.diagnostics import Counts
+from sdt_ros.egomotion import CameraMotion, Rescaler
 from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
 from sdt_ros.events.encodings import CODECS
 from sdt_ros.events.reduce import reduced_size
@@ -21,7 +22,7 @@ from sdt_ros.load import DecodeCost, Shedding
 from sdt_ros.loading import load_estimator
 from sdt_ros.msg import Stats
 from sdt_ros.network import EnergyReport
-from sdt_ros.outputs import NotOffered, Outputs, Totals, WindowTimes, add_rates, add_times, statistics
+from sdt_ros.outputs import NotOffered, Outputs, Totals, WindowTimes, add_rates, add_scale, add_times, statistics
 from sdt_ros.parameters import NodeConfig
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.runtime.device import DeviceError, DeviceLost
@@ -57,6 +58,7 @@ class Pipeline:
         node: LifecycleNode,
         config: NodeConfig,
         calibrations: CalibrationSource,
+        motion: CameraMotion,
         sensor_size: tuple[int, int] = WARM_UP_SIZE,
     ) -> None:
         """Load and warm network and decoders, make the publishers.
@@ -65,6 +67,7 @@ class Pipeline:
             node: that publishes.
             config: its parameters.
             calibrations: where the camera's is found.
+            motion: of the camera.
             sensor_size: height and width that the camera is likely to have [px].
 
         Raises:
@@ -72,6 +75,7 @@ class Pipeline:
         """
         self._config = config
         self._calibrations = calibrations
+        self._motion = motion
         self._likely_size = sensor_size
         self._logger = node.get_logger()
         self._outputs: Outputs | None = None
@@ -143,6 +147,7 @@ class Pipeline:
         self._shedding = Shedding()
         self._hot = HotPixels()
         self._smooth = DepthSmoother(self._config.smoothing_s)
+        self._rescale = Rescaler(self._motion)
         self._report: EnergyReport | None = None
         self.last_stats: Stats | None = None
         self.failure = ""
@@ -304,6 +309,10 @@ class Pipeline:
         else:
             depth = estimator(window.spikes, size, focal_px)
         depth = self._smooth(depth, 1000 * window.t_end_us, focal_px)
+        if self._motion.messages and calibration is not None and usable:
+            depth = self._rescale(
+                window.spikes, depth, calibration, window.frame_id, window.stamp_ns, stream.config.window_ms / 1e3
+            )
         times.estimated_ns = time.monotonic_ns()
         if not is_measured:
             self._note_time((times.estimated_ns - times.taken_ns) / 1e6)
@@ -317,6 +326,7 @@ class Pipeline:
         stats.runtime = self.runtime
         stats.trained = not estimator.is_untrained
         stats.window_ms = stream.config.window_ms
+        add_scale(stats, self._rescale)
         add_rates(stats, self._report)
         add_times(stats, window, times, ros_published_ns)
         outputs.stats(stats)

@@ -23,7 +23,7 @@ FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 PARAMETERS = yaml.safe_load((ROOT / "config/depth.yaml").read_text())["/**"]["ros__parameters"]
 ARGUMENTS = {
     "depth.launch.py": "namespace params_file weights allow_untrained device events camera_info camera_info_url "
-    "pointcloud rviz autostart log_level use_sim_time respawn enclave",
+    "odometry pointcloud rviz autostart log_level use_sim_time respawn enclave",
     "replay.launch.py": "bag rate loop clock wait events camera_info namespace eval eval_json eval_report eval_late_ms "
     "truth",
 }
@@ -77,7 +77,9 @@ def test_our_executables_exist(path: Path) -> None:
 
 def test_arguments_that_set_parameters_are_parameters() -> None:
     """Arguments of the same name as a parameter keep the name; the rest are about the launch only."""
-    about_launch = "namespace params_file events camera_info pointcloud rviz log_level use_sim_time respawn enclave"
+    about_launch = (
+        "namespace params_file events camera_info odometry pointcloud rviz log_level use_sim_time respawn enclave"
+    )
     arguments = set(ARGUMENTS["depth.launch.py"].split()) - set(about_launch.split())
     assert arguments <= set(PARAMETERS)
 

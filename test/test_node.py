@@ -23,6 +23,7 @@ from depth_graph import (
     offline,
     stamp_ns,
 )  # fmt: skip
+from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo
 
 from sdt_ros.calibration import Calibration
@@ -185,6 +186,49 @@ def test_metres_follow_the_lens_where_the_weights_know_one(graph: Graph, packets
     graph.diagnostic(
         lambda status: f"of frame 'elsewhere', the events are of {packets[0].frame_id!r}" in status.message
     )
+
+
+def test_odometry_gives_the_scale_and_says_what_it_lacks(
+    graph: Graph, packets: list[EventPacket], estimator: DepthEstimator
+) -> None:
+    graph.bring_to("active", **UNTRAINED)
+    robot = graph.node.create_publisher(Odometry, "/depth/odometry", 1000)
+    graph.wait_for(robot.get_subscription_count, "subscription to odometry")
+    graph.wait_for(graph.infos.get_subscription_count, "subscription to camera_info")
+
+    def drive(frame: str) -> None:
+        for stamp in range(packets[0].stamp_ns, packets[99].stamp_ns + 50_000_000, 10_000_000):
+            message = Odometry(child_frame_id=frame)
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+            message.twist.twist.linear.x = 1.0
+            robot.publish(message)
+
+    drive("base_link")
+    graph.diagnostic(lambda status: "odometry is not used: it needs the camera's calibration" in status.message)
+    graph.infos.publish(calibration_message())
+    graph.diagnostic(lambda status: figures(status)["calibrated"] == "True")
+    graph.publish(packets[:100], speed=0.7)
+    seen = graph.quiet()
+    assert all(one.depth_factor == 1 and np.isnan(one.depth_factor_deviation) for one in seen.stats) and seen.stats
+    graph.diagnostic(lambda status: f"how {FRAME_ID!r} is mounted on it" in status.message)
+    drive(FRAME_ID)
+    graph.spin(0.5)
+    graph.publish(packets[:100], speed=0.7)
+    seen = graph.quiet()
+    windows = {stamp // 10_000_000: window for stamp, window in offline(packets)[1].items()}  # a ms apart, see above
+    factors = [one.depth_factor for one in seen.stats]
+    assert len(seen.together()) >= 4 and any(abs(np.log(factor)) > 0.02 for factor in factors), factors
+    assert all(0.1 <= one.depth_factor_deviation < 0.6 for one in seen.stats)
+    calibration = Calibration.from_message(calibration_message())
+    assert calibration is not None
+    where = calibration.rectification()[0]
+    for image, _, stats in seen.together():
+        raw = np.append(estimator(windows[stamp_ns(image.header) // 10_000_000].spikes, (HEIGHT, WIDTH)), np.nan)
+        raw = raw[where]
+        ratio = np.nanmedian(depth_of(image).ravel() / raw)
+        assert abs(np.log(ratio / stats.depth_factor)) < 0.5, "places differ from the picture by as much as they may"
+    graph.diagnostic(lambda status: figures(status)["odometry"] == "True")
+    graph.node.destroy_publisher(robot)
 
 
 def test_colours_go_with_the_depth(active: Graph, packets: list[EventPacket]) -> None:

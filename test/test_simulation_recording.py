@@ -35,6 +35,7 @@ TYPES = {
     "/depth/camera_info": "sensor_msgs/msg/CameraInfo",
     "/camera/image_raw": "sensor_msgs/msg/Image",
     "/tf": "tf2_msgs/msg/TFMessage",
+    "/odometry": "nav_msgs/msg/Odometry",
 }
 
 
@@ -171,7 +172,7 @@ def test_rosbags_reads_it_and_the_metadata_is_rosbag2s(bag):
 def test_equal_arguments_give_equal_bags(bag, tmp_path):
     path, summary = bag
     assert write_recording(tmp_path / "again", CONFIG) == summary
-    for topic in ("/event_camera/events", "/depth/image_rect", "/camera/image_raw", "/tf"):
+    for topic in ("/event_camera/events", "/depth/image_rect", "/camera/image_raw", "/tf", "/odometry"):
         with open_bag(path) as one, open_bag(tmp_path / "again") as two:
             assert [m.data for m in one.messages([topic])] == [m.data for m in two.messages([topic])]
 

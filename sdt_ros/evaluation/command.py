@@ -49,6 +49,10 @@ def add_parser(subparsers: Any) -> None:
         help="calibration; by default camera_info beside the events, or else the only one of their frame",
     )  # fmt: skip
     parser.add_argument(
+        "--odometry", metavar="TOPIC",
+        help="bring depth to the scale that this odometry of the bag asks for, as the node does by ~/odometry",
+    )  # fmt: skip
+    parser.add_argument(
         "--schedule", choices=("truth", "node"), default="truth",
         help="one window ends at each truth stamp (default), or the node's own windows against the nearest truth",
     )  # fmt: skip
@@ -114,7 +118,8 @@ def _wrong(args: argparse.Namespace) -> str:
     if args.dataset is not None and args.root is None:
         return f"--dataset {args.dataset} needs --root DIR"
     of_bags = {
-        "--schedule node": args.schedule == "node", "--live": args.live, "--smoothing-s": bool(args.smoothing_s)
+        "--schedule node": args.schedule == "node", "--live": args.live, "--smoothing-s": bool(args.smoothing_s),
+        "--odometry": bool(args.odometry),
     }  # fmt: skip
     of_datasets = {
         "--root": args.root is not None, "--split": args.split is not None, "--samples": args.samples is not None
@@ -126,6 +131,7 @@ def _wrong(args: argparse.Namespace) -> str:
     of_network = {
         "--probes": args.probes, "--save": args.save, "--weights": args.weights, "--untrained": args.untrained,
         "--smoothing-s": args.smoothing_s is not None, "--runtime": args.runtime != "auto",
+        "--odometry": args.odometry,
     }  # fmt: skip
     for name in [name for name, given in of_network.items() if given and args.live]:
         return f"--live scores what the node publishes: {name} is not for it"
@@ -147,13 +153,15 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     protocol = replace(protocols[args.protocol or OF_DATASET[args.dataset or "bag"]], rows=args.rows)
     estimator = estimator_of(args)
     with ExitStack() as stack:
-        source, settings = (_of_dataset if args.dataset else _of_bag)(args, estimator, protocol, stack)
+        source, settings, motion = (_of_dataset if args.dataset else _of_bag)(args, estimator, protocol, stack)
         pictures = args.report is not None
         scorer = stack.enter_context(Scorer(protocol, source.where, args.save is not None, pictures))
         network = EstimatorNetwork(estimator)
         probe_every = args.probe_every if args.probes else 0
         smooth = DepthSmoother(_smoothing_s(args))
-        work = run_windows(source, network, scorer, probe_every, network.measured, smooth)
+        work = run_windows(source, network, scorer, probe_every, network.measured, smooth, motion)
+        if motion is not None and motion.problem:
+            print(f"sdt eval: {motion.problem}", file=sys.stderr)
         scores = scorer.finish()
         settings = {
             **settings,
@@ -166,14 +174,14 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             "steps": estimator.card.steps,
             "weights_sha256": estimator.card.weights_sha256,
             "smoothing_s": smooth.time_constant_s,
+            "odometry": args.odometry,
             "probe_every": args.probe_every if args.probes else None,
             "weights": str(args.weights or "packaged") if args.untrained is None else None,
         }
         if settings["recording_s"] is None:  # what the windows cover; they may lie far apart
             settings["recording_s"] = work.windows * estimator.window_ms / 1000
-        content = figures(
-            settings, estimator.describe(), not estimator.is_untrained, source.counts(), scores, work
-        )  # fmt: skip
+        counts = source.counts() | ({} if motion is None else motion.counts)
+        content = figures(settings, estimator.describe(), not estimator.is_untrained, counts, scores, work)
         write(args, content, scorer, scores)
     return content
 
@@ -184,8 +192,11 @@ def _smoothing_s(args: argparse.Namespace) -> float:
     return USUAL_SMOOTHING_S if args.schedule == "node" else 0.0
 
 
-def _of_bag(args: argparse.Namespace, estimator: Any, protocol: Any, stack: ExitStack) -> tuple[Any, dict[str, Any]]:
+def _of_bag(
+    args: argparse.Namespace, estimator: Any, protocol: Any, stack: ExitStack
+) -> tuple[Any, dict[str, Any], Any]:
     from sdt_ros.bags import events_topic, open_bag
+    from sdt_ros.evaluation.motion import RecordedMotion
     from sdt_ros.evaluation.recording import RecordingSource
     from sdt_ros.evaluation.rectify import Rectifier
     from sdt_ros.evaluation.spool import Spool
@@ -207,12 +218,17 @@ def _of_bag(args: argparse.Namespace, estimator: Any, protocol: Any, stack: Exit
         "min_events": windows.min_events,
         "recording_s": (bag.end_ns - bag.start_ns) / 1e9,
     }
-    return RecordingSource(bag, topic, truth, windows, rectifier, args.schedule), settings
+    motion = None
+    if args.odometry:
+        motion = RecordedMotion(
+            bag, args.odometry, topic, rectifier.calibration, estimator.card.input_scale, windows.window_ms / 1e3
+        )
+    return RecordingSource(bag, topic, truth, windows, rectifier, args.schedule), settings, motion
 
 
 def _of_dataset(
     args: argparse.Namespace, estimator: Any, protocol: Any, stack: ExitStack
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any], None]:
     from sdt_ros.evaluation.source import DatasetSource
 
     try:
@@ -235,7 +251,7 @@ def _of_dataset(
         "min_events": min_events,
         "recording_s": None,
     }
-    return source, settings
+    return source, settings, None
 
 
 def split_of(dataset: str, split: str | None, sequences: Sequence[str]) -> str:

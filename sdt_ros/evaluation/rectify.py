@@ -45,6 +45,11 @@ class Rectifier:
                 break
         return cls(None, topic)
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """The camera's; None where there is none."""
+        return self._calibration
+
     def focal_px(self, height: int, width: int) -> float | None:
         """Focal length of a sensor of that size [px]; None where it is not known."""
         calibration = self._calibration

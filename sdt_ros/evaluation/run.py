@@ -12,7 +12,7 @@ from tqdm import tqdm
 from sdt_ros.evaluation.errors import EvaluationError
 from sdt_ros.evaluation.probes import Prober
 from sdt_ros.evaluation.score import Scorer
-from sdt_ros.evaluation.source import Source
+from sdt_ros.evaluation.source import Source, Window
 from sdt_ros.evaluation.truth import onto
 from sdt_ros.network import EnergyReport
 from sdt_ros.runtime import DepthEstimator
@@ -24,6 +24,8 @@ Predict = Callable[[np.ndarray, float | None], np.ndarray]
 """What the evaluation calls: spikes uint8 [T, P, H, W] and the focal length [px] give depth float32 [h, w] metres."""
 Measure = Callable[[np.ndarray, float | None], tuple[np.ndarray, EnergyReport]]
 """The same, and what the window cost."""
+Rescale = Callable[[Window, np.ndarray], np.ndarray]
+"""Brings a window's depth float32 [H, W] metres to a scale that is known from elsewhere."""
 
 
 @dataclass
@@ -91,6 +93,7 @@ def evaluate(
     probe_every: int = 0,
     measure: Measure | None = None,
     smooth: DepthSmoother | None = None,
+    rescale: Rescale | None = None,
 ) -> Work:
     """Show a network all windows of a source and score what it makes of them.
 
@@ -101,6 +104,7 @@ def evaluate(
         probe_every: show spoilt input of every so many windows with a truth too; 0 for none.
         measure: the network with its firing rates and energy, used for some of the windows.
         smooth: holds depth over time as the node does; for windows that follow each other.
+        rescale: takes smoothed depth; probes are left as they are.
 
     Raises:
         EvaluationError: no window has a truth, or truth and sensor show different views.
@@ -131,6 +135,8 @@ def evaluate(
         if smooth is not None:
             end_ns = window.stamp_ns if window.end_ns is None else window.end_ns
             depth = smooth(depth, end_ns, window.focal_px)
+        if rescale is not None:
+            depth = rescale(window, depth)
         work.windows += 1
         probed = {}
         if probe_every and window.truth is not None and with_truth % probe_every == 0:

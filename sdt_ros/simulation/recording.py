@@ -1,4 +1,4 @@
-"""Simulated recordings: ROS 2 bags of events, exact depth, images and poses."""
+"""Simulated recordings: ROS 2 bags of events, exact depth, images, poses and velocities."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from sdt_ros.bags import EVENT_PACKET_TYPE, QOS_BEST_EFFORT, BagError, BagWriter, serialize_event_packet
 from sdt_ros.bags.types import message_class, serialize
+from sdt_ros.egomotion import Twist
 from sdt_ros.events import EventPacket, WindowConfig
 from sdt_ros.events.encoder import PacketEncoder
 from sdt_ros.events.windows import WindowSchedule
@@ -22,6 +23,7 @@ from sdt_ros.images import array_to_image
 from sdt_ros.simulation.camera import Camera, camera
 from sdt_ros.simulation.families import FAMILIES, sample_scenes
 from sdt_ros.simulation.render import Renderer
+from sdt_ros.simulation.scenes import SceneBatch
 from sdt_ros.simulation.sensor import SensorConfig
 from sdt_ros.simulation.simulator import EventCamera, exposure, to_frame
 from sdt_ros.simulation.textures import build_atlas
@@ -32,12 +34,14 @@ DEPTH_TOPIC = "/depth/image_rect"
 DEPTH_INFO_TOPIC = "/depth/camera_info"
 IMAGE_TOPIC = "/camera/image_raw"
 TF_TOPIC = "/tf"
+ODOMETRY_TOPIC = "/odometry"
 WORLD_FRAME = "world"
 FRAME_ID = "event_camera_optical"
 START_NS = 1_700_000_000_000_000_000  # a fixed date, so that equal arguments give equal bags
 TAIL_US = 20_000  # events go on behind the last depth, so that the window that ends there is complete
 
 _INFO_PERIOD_US = 100_000
+_DELTA_S = 1e-4  # to either side, for a velocity: short against any change of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,8 @@ def write_recording(
 
     Topics, all of the frame `event_camera_optical`: `/event_camera/events`, `/event_camera/camera_info` (plumb_bob),
     `/depth/image_rect` (32FC1 [m] along z, rectified, NaN for the sky), `/depth/camera_info`, `/camera/image_raw`
-    (mono8, exposed by itself, distorted as the events are) and `/tf` (world to the optical frame).
+    (mono8, exposed by itself, distorted as the events are), `/tf` (world to the optical frame) and `/odometry` (pose
+    and exact velocity of the optical frame).
 
     A packet is stamped with its first event's time and recorded at its end, so that ROS time is the sensor's time plus
     a constant. Depth is that of the times k / rate_hz on the sensor's clock, at which the node's windows end.
@@ -195,7 +200,9 @@ def _record(path: Path, config: RecordingConfig, progress: bool) -> RecordingSum
             if stop_us > next_info_us:
                 bag.write(EVENTS_INFO_TOPIC, _INFO, now_ns, _info(model, now_ns))
                 next_info_us += _INFO_PERIOD_US
-            bag.write(TF_TOPIC, _TF, now_ns, _transform(*scene.path.pose(index, index + stop_us * 1e-6), now_ns))
+            pose = scene.path.pose(index, index + stop_us * 1e-6)
+            bag.write(TF_TOPIC, _TF, now_ns, _transform(*pose, now_ns))
+            bag.write(ODOMETRY_TOPIC, _ODOMETRY, now_ns, _odometry(*pose, _velocity(scene, stop_us * 1e-6), now_ns))
             if len(events):
                 stamp_ns = START_NS + int(events["t"][0]) * 1000
                 events["t"] += origin_us
@@ -232,7 +239,11 @@ def _record(path: Path, config: RecordingConfig, progress: bool) -> RecordingSum
 _INFO = "sensor_msgs/msg/CameraInfo"
 _IMAGE = "sensor_msgs/msg/Image"
 _TF = "tf2_msgs/msg/TFMessage"
-_TOPICS = {EVENTS_INFO_TOPIC: _INFO, DEPTH_TOPIC: _IMAGE, DEPTH_INFO_TOPIC: _INFO, IMAGE_TOPIC: _IMAGE, TF_TOPIC: _TF}
+_ODOMETRY = "nav_msgs/msg/Odometry"
+_TOPICS = {
+    EVENTS_INFO_TOPIC: _INFO, DEPTH_TOPIC: _IMAGE, DEPTH_INFO_TOPIC: _INFO, IMAGE_TOPIC: _IMAGE, TF_TOPIC: _TF,
+    ODOMETRY_TOPIC: _ODOMETRY,
+}  # fmt: skip
 
 
 def _header(stamp_ns: int, frame_id: str = FRAME_ID) -> Any:
@@ -266,12 +277,36 @@ def _image(pixels: np.ndarray, encoding: str, stamp_ns: int) -> bytes:
 
 
 def _transform(rotation: torch.Tensor, position: torch.Tensor, stamp_ns: int) -> bytes:
-    x, y, z, w = quaternion(rotation[0].cpu().numpy())
-    turn = message_class("geometry_msgs/msg/Quaternion")(x, y, z, w)
+    turn = message_class("geometry_msgs/msg/Quaternion")(*quaternion(rotation[0].cpu().numpy()))
     shift = message_class("geometry_msgs/msg/Vector3")(*position[0].tolist())
     transform = message_class("geometry_msgs/msg/Transform")(shift, turn)
     stamped = message_class("geometry_msgs/msg/TransformStamped")(_header(stamp_ns, WORLD_FRAME), FRAME_ID, transform)
     return serialize(message_class(_TF)([stamped]))
+
+
+def _velocity(scene: SceneBatch, seconds: float) -> Twist:
+    """The camera's, in its own axes, at a time of the scene [s]."""
+    times = torch.tensor([seconds - _DELTA_S, seconds + _DELTA_S], dtype=torch.float64, device=scene.kind.device)
+    rotations, positions = scene.path.pose(torch.zeros_like(times, dtype=torch.int64), times)
+    return Twist.between(rotations.cpu().numpy(), positions.cpu().numpy(), 2 * _DELTA_S)
+
+
+def _odometry(rotation: torch.Tensor, position: torch.Tensor, velocity: Twist, stamp_ns: int) -> bytes:
+    vector = message_class("geometry_msgs/msg/Vector3")
+    turn = message_class("geometry_msgs/msg/Quaternion")(*quaternion(rotation[0].cpu().numpy()))
+    pose = message_class("geometry_msgs/msg/Pose")(
+        message_class("geometry_msgs/msg/Point")(*position[0].tolist()), turn
+    )
+    twist = message_class("geometry_msgs/msg/Twist")(
+        vector(*velocity.linear.tolist()), vector(*velocity.angular.tolist())
+    )
+    message = message_class(_ODOMETRY)(
+        _header(stamp_ns, WORLD_FRAME),
+        FRAME_ID,
+        message_class("geometry_msgs/msg/PoseWithCovariance")(pose, np.zeros(36)),
+        message_class("geometry_msgs/msg/TwistWithCovariance")(twist, np.zeros(36)),
+    )
+    return serialize(message)
 
 
 def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:

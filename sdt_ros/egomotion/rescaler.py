@@ -1,0 +1,62 @@
+"""Depth at the scale that the camera's motion asks for: what the node and the evaluation use."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdt_ros.calibration import Calibration
+from sdt_ros.egomotion.odometry import CameraMotion
+from sdt_ros.egomotion.scale import ScaleConfig, ScaleFilter
+from sdt_ros.egomotion.view import View
+
+
+class Rescaler:
+    """Joins windows, the camera's calibration and its motion.
+
+    Args:
+        motion: of the camera.
+        config: how far events are believed.
+
+    Attributes:
+        scale: the filter, with the factor as it stands.
+        used: windows whose motion was known.
+    """
+
+    def __init__(self, motion: CameraMotion, config: ScaleConfig | None = None) -> None:
+        self.scale = ScaleFilter(config)
+        self.used = 0
+        self._motion = motion
+        self._view: View | None = None
+        self._seen: Calibration | None = None
+
+    def __call__(
+        self,
+        spikes: NDArray[np.uint8],
+        depth: NDArray[np.float32],
+        calibration: Calibration,
+        frame_id: str,
+        stamp_ns: int,
+        window_s: float,
+    ) -> NDArray[np.float32]:
+        """A window's depth at the scale that is known now.
+
+        Args:
+            spikes: uint8 [T, 2, H, W] in {0, 1} of the sensor's picture, at any resolution.
+            depth: float32 [h, w] of the same picture [m].
+            calibration: of the sensor.
+            frame_id: optical frame of the events.
+            stamp_ns: end of the window [ns], on the clock of the odometry.
+            window_s: its duration [s].
+
+        Returns:
+            float32 [h, w] metres; `depth` as it is where no motion was known yet.
+        """
+        travel = self._motion.travel(frame_id, stamp_ns, window_s, spikes.shape[0])
+        if travel is None and not self.used:
+            return depth
+        size = spikes.shape[2], spikes.shape[3]
+        if self._view is None or self._view.size != size or self._seen is not calibration:
+            self._view, self._seen = View.of(calibration, size), calibration
+        self.used += travel is not None
+        return self.scale(spikes, depth, stamp_ns, self._view, travel)

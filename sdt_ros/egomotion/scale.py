@@ -1,0 +1,159 @@
+"""The factor that a network's depth is off by, from the camera's own motion: for the whole picture, and place by place.
+
+Each window says how well every factor agrees with its events (`agreement`). One window may say little: where the camera
+hardly moves, nothing. So a Bayes filter over ln(factor), on a grid, joins what windows say of the whole picture; while
+nothing is learnt its factor goes back to 1. Around it each part of the picture has a factor of its own, by what this
+window says of its surroundings.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdt_ros.egomotion.agreement import TILE, Agreement, agreement
+from sdt_ros.egomotion.twist import Travel
+from sdt_ros.egomotion.view import View
+
+_GRID = np.linspace(-1.5, 1.5, 25)  # of ln(factor)
+_FACTORS = np.exp(_GRID).astype(np.float32)
+_LEFT = 0.1  # of ln(factor), what windows that are sure of themselves are off by all the same
+_SPREAD = 2.0  # standard deviation of the window that a place is judged by [tiles]
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleConfig:
+    """How far events are believed; the numbers are from simulated windows, docs/lab_notebook.md.
+
+    Attributes:
+        prior: standard deviation of ln(factor) of a picture while nothing is known.
+        local: standard deviation of a place's ln(factor) from its picture's while nothing is known of it.
+        memory_s: after so long what was learnt counts by 1/e [s]; 0 takes each window by itself.
+        weight: log likelihood of a spike that agrees wholly [nats].
+    """
+
+    prior: float = 0.5
+    local: float = 0.3
+    memory_s: float = 1.0
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("prior", "local", "memory_s", "weight"):
+            value = getattr(self, name)
+            if not (0 < value < math.inf or (name == "memory_s" and value == 0)):
+                raise ValueError(f"{name} is {value}, expected a finite number above 0")
+
+
+class ScaleFilter:
+    """Follows the factor over the windows of one camera.
+
+    Args:
+        config: how far events are believed.
+
+    Attributes:
+        ln_factor: of the picture, as it stands.
+        deviation: standard deviation of `ln_factor`, 0.1 at least; about `config.prior` where nothing is known.
+    """
+
+    def __init__(self, config: ScaleConfig | None = None) -> None:
+        self.config = config or ScaleConfig()
+        self._end_ns: int | None = None
+        self._believe(_normal(_GRID, self.config.prior))
+
+    def __call__(
+        self,
+        spikes: NDArray[np.uint8],
+        depth: NDArray[np.float32],
+        end_ns: int,
+        view: View,
+        travel: Travel | None,
+    ) -> NDArray[np.float32]:
+        """A window's depth, brought to the scale that the events and the camera's motion ask for.
+
+        Args:
+            spikes: uint8 [T, 2, H, W] in {0, 1}, oldest bin first.
+            depth: float32 [h, w] of the same picture [m], as the network gave it; NaN where unknown.
+            end_ns: the window's end [ns]. Where it goes back, all begins anew.
+            view: of the spikes' grid.
+            travel: of the camera in its optical axes, from each bin to the window's middle; None where not known.
+
+        Returns:
+            float32 [h, w] metres, NaN where `depth` is.
+
+        Raises:
+            ValueError: the view is of another grid.
+        """
+        self._pass_until(end_ns)
+        if travel is None:
+            return depth * np.float32(math.exp(self.ln_factor))
+        found = agreement(spikes, depth, view, travel, _FACTORS)
+        weight = self.config.weight
+        evidence = weight * _evidence(found.across.sum((1, 2)), found.within.sum((1, 2)))
+        self._believe(_posterior(np.log(np.maximum(self._belief, 1e-300)) + evidence))
+        return depth * np.exp(_enlarged(self._places(found), spikes.shape[2:], depth.shape))
+
+    def _pass_until(self, end_ns: int) -> None:
+        before, self._end_ns = self._end_ns, end_ns
+        at_rest = _normal(_GRID, self.config.prior)
+        if before is None or end_ns <= before or not self.config.memory_s:
+            self._believe(at_rest)
+            return
+        kept = math.exp(-(end_ns - before) / 1e9 / self.config.memory_s)
+        moves = _normal(_GRID[:, None] - kept * _GRID, self.config.prior * math.sqrt(1 - kept * kept))  # [to, from]
+        self._believe(moves @ self._belief)
+
+    def _believe(self, belief: NDArray[np.float64]) -> None:
+        self._belief = belief / belief.sum()
+        self.ln_factor = float(self._belief @ _GRID)
+        self.deviation = math.sqrt(_LEFT**2 + float(self._belief @ (_GRID - self.ln_factor) ** 2))
+
+    def _places(self, found: Agreement) -> NDArray[np.float64]:
+        """ln(factor) of each tile [rows, columns]."""
+        weight = self.config.weight * 2 * math.pi * _SPREAD**2  # a blur is a mean, the tiles around count whole
+        evidence = weight * _evidence(_blurred(found.across), _blurred(found.within))
+        prior = -0.5 * ((_GRID - self.ln_factor) / self.config.local) ** 2
+        belief = _posterior(evidence + prior[:, None, None])
+        return np.einsum("n,nij->ij", _GRID, belief)
+
+
+def _evidence(across: NDArray[np.floating], within: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The bins' correlation for each factor [N, ...], times how much there is to compare at a factor of 1."""
+    share = np.divide(across, within, out=np.zeros(across.shape), where=within > 1e-3)
+    return share * within[len(_GRID) // 2]
+
+
+def _posterior(log_belief: NDArray[np.float64]) -> NDArray[np.float64]:
+    belief = np.exp(log_belief - log_belief.max(0))
+    return belief / belief.sum(0)
+
+
+def _normal(x: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
+    """A normal density on a grid, each column of sum 1; no narrower than the grid can hold."""
+    density: NDArray[np.float64] = np.exp(-0.5 * (x / max(deviation, 0.5 * (_GRID[1] - _GRID[0]))) ** 2)
+    return density / density.sum(0)
+
+
+def _blurred(tiles: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Tiles [N, rows, columns] averaged over their surroundings; beyond the borders there is nothing."""
+    out = tiles.astype(float)
+    for axis in (1, 2):
+        at = np.arange(out.shape[axis])
+        kernel = np.exp(-0.5 * ((at[:, None] - at) / _SPREAD) ** 2) / (_SPREAD * math.sqrt(2 * math.pi))
+        out = np.moveaxis(np.tensordot(kernel, out, (1, axis)), 0, axis)
+    return out
+
+
+def _enlarged(tiles: NDArray[np.float64], cells: tuple[int, ...], size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Values of tiles of a grid of `cells` on a picture of another `size`, linear between the tiles' centres."""
+    out = tiles
+    for axis in (0, 1):
+        at = (np.arange(size[axis]) + 0.5) * cells[axis] / size[axis] / TILE - 0.5  # in tiles
+        at = np.clip(at, 0, out.shape[axis] - 1)
+        low = np.minimum(at.astype(int), max(0, out.shape[axis] - 2))
+        high = np.minimum(low + 1, out.shape[axis] - 1)
+        share = (at - low).reshape(-1, *([1] * (1 - axis)))
+        out = np.take(out, low, axis) * (1 - share) + np.take(out, high, axis) * share
+    return out.astype(np.float32)

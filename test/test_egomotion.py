@@ -1,0 +1,344 @@
+"""The scale of depth from the camera's own motion: velocities, mountings, travel, and what events say of a factor."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from sdt_ros.bags import BagWriter, open_bag
+from sdt_ros.calibration import Calibration
+from sdt_ros.cli import main
+from sdt_ros.egomotion import CameraMotion, Rescaler, ScaleConfig, ScaleFilter, Travel, Twist, View
+from sdt_ros.egomotion.agreement import agreement
+from sdt_ros.egomotion.mounting import Mounting, rotation_of
+from sdt_ros.events.reduce import reduce_spikes
+from sdt_ros.simulation.camera import CAMERAS, Camera
+from sdt_ros.simulation.families import sample_scenes
+from sdt_ros.simulation.recording import RecordingConfig, quaternion, write_recording
+from sdt_ros.simulation.sensor import SensorConfig
+from sdt_ros.simulation.simulator import EventCamera
+from sdt_ros.simulation.textures import build_atlas
+
+WINDOW_S = 0.05
+
+
+def turned(axis: tuple[float, float, float], angle: float) -> np.ndarray:
+    sine = math.sin(angle / 2)
+    rotation = rotation_of(*(sine * part / math.hypot(*axis) for part in axis), math.cos(angle / 2))
+    assert rotation is not None
+    return rotation
+
+
+def odometry(stamp_ns: int, linear: object, angular: object, frame: str = "camera") -> SimpleNamespace:
+    vectors = [SimpleNamespace(**dict(zip("xyz", v, strict=True))) for v in (linear, angular)]  # type: ignore[call-overload]
+    seconds, nanoseconds = divmod(stamp_ns, 10**9)
+    return SimpleNamespace(
+        header=SimpleNamespace(stamp=SimpleNamespace(sec=seconds, nanosec=nanoseconds)),
+        child_frame_id=frame,
+        twist=SimpleNamespace(twist=SimpleNamespace(linear=vectors[0], angular=vectors[1])),
+    )
+
+
+def static(parent: str, child: str, rotation: np.ndarray, offset: tuple[float, float, float]) -> SimpleNamespace:
+    turn = SimpleNamespace(**dict(zip("xyzw", quaternion(rotation), strict=True)))
+    shift = SimpleNamespace(**dict(zip("xyz", offset, strict=True)))
+    transform = SimpleNamespace(rotation=turn, translation=shift)
+    header = SimpleNamespace(frame_id=parent)
+    return SimpleNamespace(transforms=[SimpleNamespace(header=header, child_frame_id=child, transform=transform)])
+
+
+# --- velocities -------------------------------------------------------------------------------------------------------
+
+
+def test_the_velocity_between_two_poses_is_that_of_the_way() -> None:
+    """A body on a circle of 2 m at 0.5 rad/s goes 1 m/s forward and turns about its own axis."""
+    before, after = -0.005, 0.005
+    rotations = [turned((0, 0, 1), 0.5 * t) for t in (before, after)]
+    positions = [2 * np.array([math.sin(0.5 * t), -math.cos(0.5 * t), 0]) for t in (before, after)]
+    twist = Twist.between(rotations, positions, after - before)
+    np.testing.assert_allclose(twist.linear, [1, 0, 0], atol=1e-4)
+    np.testing.assert_allclose(twist.angular, [0, 0, 0.5], atol=1e-6)
+    with pytest.raises(ValueError, match=r"0\.0 s apart"):
+        Twist.between(rotations, positions, 0.0)
+    with pytest.raises(ValueError, match="angular velocity is"):
+        Twist(np.zeros(3), np.array([0, math.nan, 0]))
+
+
+def test_a_camera_on_a_lever_moves_with_the_turning_base() -> None:
+    """A camera 0.5 m ahead of a base that turns left at 2 rad/s goes 1 m/s to the left; it looks ahead."""
+    optical = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # columns: right, down, ahead in the base's axes
+    twist = Twist(np.array([3.0, 0, 0]), np.array([0, 0, 2.0])).of_point(optical, [0.5, 0, 0])
+    np.testing.assert_allclose(twist.linear, [-1, 0, 3], atol=1e-12)
+    np.testing.assert_allclose(twist.angular, [0, -2, 0], atol=1e-12)
+
+
+def test_mountings_are_followed_both_ways_and_over_several_frames() -> None:
+    mounting = Mounting()
+    a, b = turned((1, 2, 3), 0.7), turned((0, 1, 0), -1.1)
+    mounting.take(static("base", "mast", a, (0.1, 0.2, 0.3)))
+    mounting.take(static("/mast", "camera", b, (0, 0, 0.5)))
+    mounting.take(static("base", "loop", np.eye(3), (math.nan, 0, 0)))
+    rotation, offset = mounting.pose("base", "camera") or pytest.fail("no way")
+    np.testing.assert_allclose(rotation, a @ b, atol=1e-9)
+    np.testing.assert_allclose(offset, np.array([0.1, 0.2, 0.3]) + a @ [0, 0, 0.5], atol=1e-9)
+    back, there = mounting.pose("camera", "base") or pytest.fail("no way")
+    np.testing.assert_allclose(back @ rotation, np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(back @ offset + there, 0, atol=1e-9)
+    assert mounting.pose("base", "loop") is mounting.pose("base", "elsewhere") is None
+    assert rotation_of(0, 0, 0, 0) is None
+
+
+# --- travel -----------------------------------------------------------------------------------------------------------
+
+
+def test_travel_is_the_integral_of_what_odometry_says() -> None:
+    """A camera that shakes at 20 Hz goes far less within a window than its velocity in the middle says."""
+    motion, w = CameraMotion(), 2 * math.pi * 20
+    for k in range(400):
+        t = k / 1000
+        motion.take(odometry(k * 1_000_000, (0.3, 0, math.cos(w * t)), (0, math.sin(w * t), 0)))
+    travel = motion.travel("camera", 200_000_000, WINDOW_S, 4)
+    assert travel is not None and not motion.problem
+    middle = 0.175
+    at = 0.15 + WINDOW_S * (np.arange(4) + 0.5) / 4
+    np.testing.assert_allclose(travel.shift[:, 0], 0.3 * (middle - at), atol=1e-9)
+    np.testing.assert_allclose(travel.shift[:, 2], (np.sin(w * middle) - np.sin(w * at)) / w, atol=2e-5)
+    np.testing.assert_allclose(travel.turn[:, 1], (np.cos(w * at) - np.cos(w * middle)) / w, atol=2e-5)
+
+
+def test_slow_odometry_is_taken_as_steady_and_old_odometry_not_at_all() -> None:
+    motion = CameraMotion()
+    assert motion.travel("camera", 0, WINDOW_S, 4) is None and "no odometry within 100 ms" in motion.problem
+    motion.take(odometry(1_000_000_000, (1, 2, 3), (0.1, 0, 0)))
+    travel = motion.travel("camera", 1_060_000_000, WINDOW_S, 4)
+    expected = Travel.steady(Twist(np.array([1.0, 2, 3]), np.array([0.1, 0, 0])), WINDOW_S, 4)
+    assert travel is not None
+    np.testing.assert_allclose(travel.shift, expected.shift, atol=1e-9)
+    np.testing.assert_allclose(travel.turn, expected.turn, atol=1e-9)
+    assert motion.travel("camera", 1_200_000_000, WINDOW_S, 4) is None
+    assert motion.travel("optical", 1_060_000_000, WINDOW_S, 4) is None
+    assert "'camera'" in motion.problem and "how 'optical' is mounted" in motion.problem
+    motion.take_static(static("camera", "optical", turned((0, 0, 1), math.pi / 2), (0, 0, 0)))
+    mounted = motion.travel("optical", 1_060_000_000, WINDOW_S, 4)
+    assert mounted is not None and not motion.problem
+    np.testing.assert_allclose(mounted.shift[:, 0], expected.shift[:, 1], atol=1e-9)
+    motion.take(odometry(1_010_000_000, (math.nan, 0, 0), (0, 0, 0)))
+    assert motion.travel("camera", 1_300_000_000, WINDOW_S, 4) is None and "linear velocity is" in motion.problem
+    motion.take(odometry(400_000_000, (5, 0, 0), (0, 0, 0)))  # the clock was set back: what was known is of no use
+    assert motion.travel("camera", 1_030_000_000, WINDOW_S, 4) is None
+    motion.clear()
+    assert motion.messages == 0 and motion.travel("camera", 400_000_000, WINDOW_S, 4) is None
+
+
+# --- lenses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "d"),
+    [
+        ("plumb_bob", [-0.35, 0.12, 0.001, -0.002, 0.0]),
+        ("plumb_bob", [0.0] * 5),
+        ("rational_polynomial", [0.1, -0.02, 0.001, 0.001, 0.0, 0.3, 0.01, 0.0]),
+        ("equidistant", [-0.02, 0.01, 0.0, 0.0]),
+    ],
+)
+def test_distortion_is_taken_off(model: str, d: list[float]) -> None:
+    k = np.array([[200.0, 0, 173], [0, 201.0, 130], [0, 0, 1]])
+    calibration = Calibration(346, 260, k, np.array(d), model, np.eye(3), np.hstack([k, np.zeros((3, 1))]))
+    x, y = np.meshgrid(np.linspace(-0.8, 0.8, 17), np.linspace(-0.6, 0.6, 13))
+    back = calibration.undistorted(*calibration._distorted(x, y))
+    np.testing.assert_allclose(back, [x, y], atol=2e-5)
+    view = View.of(calibration, (130, 173))
+    assert view.rays.shape == (2, 130, 173)
+    column = (view.centre[0] + view.rays[0] * view.focal[0])[65, 86]
+    assert column == pytest.approx(86, abs=0.6), "near the axis all lenses are alike"
+
+
+# --- what events say --------------------------------------------------------------------------------------------------
+
+
+class Shot:
+    """One simulated window with exact depth, and how the camera moved."""
+
+    def __init__(self, family: str, seed: int, camera: Camera = CAMERAS["davis346"]) -> None:
+        atlas = build_atlas(seed)
+        scene = sample_scenes(family, 1, 0.1, seed, atlas.count)
+        eye = EventCamera(scene, camera, SensorConfig(), atlas, seed)
+        eye.advance(2_000)
+        events = eye.advance(52_000)
+        whole = np.zeros((4, 2, camera.height, camera.width), np.uint8)
+        whole[np.clip((events["t"] - 2_000) // 12_500, 0, 3), events["p"], events["y"], events["x"]] = 1
+        self.spikes = reduce_spikes(whole, 130, 173)
+        self.depth = eye.last.depth[0].numpy().astype(np.float32)
+        self.depth[np.isinf(self.depth)] = np.nan
+        times = torch.tensor([0.002, 0.052], dtype=torch.float64)
+        rotations, positions = scene.path.pose(torch.zeros(2, dtype=torch.int64), times)
+        self.twist = Twist.between(rotations.numpy(), positions.numpy(), WINDOW_S)
+        self.travel = Travel.steady(self.twist, WINDOW_S, 4)
+        k = np.array(camera.k).reshape(3, 3)
+        d, p = np.array([*camera.d, 0, 0, 0][:5], float), np.hstack([k, np.zeros((3, 1))])
+        self.calibration = Calibration(camera.width, camera.height, k, d, "plumb_bob", np.eye(3), p)
+        self.view = View.of(self.calibration, (130, 173))
+
+
+@pytest.fixture(scope="module")
+def shots() -> list[Shot]:
+    return [Shot("driving", seed) for seed in (3, 4, 6)]
+
+
+def test_depth_that_is_off_by_a_factor_is_put_right(shots: list[Shot]) -> None:
+    errors = []
+    for shot in shots:
+        for wrong in (0.5, 1.0, 2.0):
+            scale = ScaleFilter(ScaleConfig(memory_s=0))
+            out = scale(shot.spikes, shot.depth * np.float32(wrong), 1, shot.view, shot.travel)
+            assert out.dtype == np.float32
+            np.testing.assert_array_equal(np.isnan(out), np.isnan(shot.depth))
+            assert 0.1 <= scale.deviation < 0.25
+            errors.append(float(np.nanmedian(np.log(out / shot.depth))))
+    assert np.abs(errors).max() < 0.2 and np.mean(np.abs(errors)) < 0.1, errors
+
+
+def test_a_camera_that_does_not_move_from_its_place_says_nothing(shots: list[Shot]) -> None:
+    """Turning tells nothing of depth, whatever it is: every factor agrees alike."""
+    shot = shots[0]
+    for angular in ((0, 0, 0), (0.2, -0.3, 0.1)):
+        scale = ScaleFilter()
+        still = Travel.steady(Twist(np.zeros(3), np.array(angular, float)), WINDOW_S, 4)
+        out = scale(shot.spikes, shot.depth, 1, shot.view, still)
+        assert scale.ln_factor == pytest.approx(0, abs=0.02)
+        assert scale.deviation == pytest.approx(ScaleConfig().prior, rel=0.1)
+        np.testing.assert_allclose(out[~np.isnan(out)], shot.depth[~np.isnan(out)], rtol=0.02)
+
+
+def test_what_was_learnt_is_kept_for_a_while_and_forgotten(shots: list[Shot]) -> None:
+    shot = shots[0]
+    scale = ScaleFilter()
+    scale(shot.spikes, shot.depth * 2, 10**9, shot.view, shot.travel)
+    learnt = scale.ln_factor
+    assert learnt < -0.4
+    scale(shot.spikes, shot.depth, 10**9 + 10**8, shot.view, None)
+    assert 1.05 * learnt < scale.ln_factor < 0.8 * learnt, "a tenth of a second"
+    out = scale(shot.spikes, shot.depth, 10 * 10**9, shot.view, None)
+    assert scale.ln_factor == pytest.approx(0, abs=0.02) and scale.deviation == pytest.approx(0.5, rel=0.1)
+    np.testing.assert_allclose(out, shot.depth * math.exp(scale.ln_factor), rtol=1e-5)
+    scale(shot.spikes, shot.depth * 2, 11 * 10**9, shot.view, shot.travel)
+    scale(shot.spikes, shot.depth, 5 * 10**9, shot.view, None)  # a recording that starts over
+    assert scale.ln_factor == pytest.approx(0, abs=0.02)
+
+
+def test_each_place_has_a_factor_of_its_own(shots: list[Shot]) -> None:
+    """The left half of the depth too near by a quarter, the right half too far: both come nearer to the truth."""
+    gained = []
+    for shot in shots:
+        wrong = shot.depth.copy()
+        wrong[:, :173] *= 0.8
+        wrong[:, 173:] *= 1.25
+        out = ScaleFilter(ScaleConfig(memory_s=0))(shot.spikes, wrong, 1, shot.view, shot.travel)
+        for half in (slice(0, 140), slice(206, None)):
+            before, after = (float(np.nanmedian(np.log(d / shot.depth)[:, half])) for d in (wrong, out))
+            gained.append(abs(before) - abs(after))
+    assert np.mean(gained) > 0.08, gained
+
+
+def test_what_makes_no_sense_is_refused(shots: list[Shot]) -> None:
+    shot, one = shots[0], np.ones(1, np.float32)
+    with pytest.raises(ValueError, match="one bin has nothing"):
+        agreement(shot.spikes[:1], shot.depth, shot.view, Travel.steady(shot.twist, WINDOW_S, 1), one)
+    with pytest.raises(ValueError, match="view is of 130x173 cells, the spikes are of 65x173"):
+        agreement(shot.spikes[:, :, :65], shot.depth, shot.view, shot.travel, one)
+    for name, value in (("prior", 0.0), ("weight", math.inf), ("memory_s", -1.0), ("local", math.nan)):
+        with pytest.raises(ValueError, match=f"{name} is"):
+            ScaleConfig(**{name: value})
+
+
+def test_without_odometry_depth_is_left_as_it_is(shots: list[Shot]) -> None:
+    shot, motion = shots[0], CameraMotion()
+    rescaler = Rescaler(motion)
+    arguments = shot.calibration, "camera", 10**9, WINDOW_S
+    assert rescaler(shot.spikes, shot.depth, *arguments) is shot.depth and not rescaler.used
+    for k in range(20):
+        motion.take(odometry(10**9 - k * 5_000_000, shot.twist.linear, shot.twist.angular))
+    out = rescaler(shot.spikes, shot.depth * 2, *arguments)
+    assert rescaler.used == 1 and abs(np.nanmedian(np.log(out / shot.depth))) < 0.25
+
+
+# --- recordings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("egomotion") / "drive"
+    write_recording(path, RecordingConfig("driving", 0.5, seed=5))
+    return path
+
+
+def scores(capsys: pytest.CaptureFixture[str], path: Path, json_file: Path, *arguments: str) -> dict[str, object]:
+    assert main(["eval", str(path), "--weights", "sdt_tiny", "--json", str(json_file), *arguments]) == 0
+    capsys.readouterr()
+    content: dict[str, object] = json.loads(json_file.read_text())
+    return content
+
+
+def test_a_recordings_odometry_brings_its_depth_nearer_to_the_truth(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = scores(capsys, recording, tmp_path / "a.json")
+    known = scores(capsys, recording, tmp_path / "b.json", "--odometry", "/odometry")
+    error = [content["metric"]["network"]["rmse_log"] for content in (alone, known)]  # type: ignore[index]
+    assert error[1] < error[0], error
+    assert known["settings"]["odometry"] == "/odometry" and alone["settings"]["odometry"] is None  # type: ignore[index]
+    counts: dict[str, int] = known["counts"]  # type: ignore[assignment]
+    assert counts["windows_with_motion"] >= 8
+    assert counts["windows_without_motion"] == 0
+
+
+def test_odometry_that_cannot_be_used_is_named(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(path: Path, *arguments: str) -> str:
+        assert main(["eval", str(path), "--weights", "sdt_tiny", *arguments]) == 1
+        return capsys.readouterr().err
+
+    assert "has no topic /nowhere" in refused(recording, "--odometry", "/nowhere")
+    assert "/tf is of tf2_msgs/msg/TFMessage, --odometry takes nav_msgs/msg/Odometry" in refused(
+        recording, "--odometry", "/tf"
+    )
+    assert main(["eval", "--dataset", "simulation", "--root", "x", "--odometry", "/odometry"]) == 2
+    assert "--odometry is for a bag only" in capsys.readouterr().err
+    bare = tmp_path / "bare"
+    with open_bag(recording) as bag, BagWriter(bare) as out:
+        kept = {name: info for name, info in bag.topics.items() if "camera_info" not in name}
+        for name, info in kept.items():
+            out.add_topic(name, info.type)
+        for message in bag.messages(kept):
+            out.write(message.topic, message.type, message.timestamp_ns, message.data)
+    assert "--odometry needs the camera's calibration" in refused(bare, "--odometry", "/odometry")
+
+
+def test_a_recordings_odometry_is_its_poses_derivative(recording: Path) -> None:
+    from sdt_ros.bags import deserialize
+
+    with open_bag(recording) as bag:
+        messages = [deserialize(m.type, m.data) for m in bag.messages(["/odometry"])]
+    assert {m.child_frame_id for m in messages} == {"event_camera_optical"} and len(messages) >= 100
+
+    def pose(m: object) -> tuple[np.ndarray, np.ndarray]:
+        q, p = m.pose.pose.orientation, m.pose.pose.position  # type: ignore[attr-defined]
+        rotation = rotation_of(q.x, q.y, q.z, q.w)
+        assert rotation is not None
+        return rotation, np.array([p.x, p.y, p.z])
+
+    for before, here, after in zip(messages[10:13], messages[11:14], messages[12:15], strict=True):
+        (r0, p0), (r1, p1) = pose(before), pose(after)
+        times = [m.header.stamp.sec + m.header.stamp.nanosec / 1e9 for m in (before, after)]
+        twist = Twist.between([r0, r1], [p0, p1], times[1] - times[0])
+        linear, angular = here.twist.twist.linear, here.twist.twist.angular
+        np.testing.assert_allclose([linear.x, linear.y, linear.z], twist.linear, atol=0.02)
+        np.testing.assert_allclose([angular.x, angular.y, angular.z], twist.angular, atol=0.02)

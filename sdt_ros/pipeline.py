@@ -13,6 +13,7 @@ from std_msgs.msg import Header
 from sdt_ros.calibration import CalibrationSource
 from sdt_ros.diagnostics import Counts
 from sdt_ros.egomotion import CameraMotion, Rescaler
+from sdt_ros.egomotion.agreement import compile_loops
 from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
 from sdt_ros.events.encodings import CODECS
 from sdt_ros.events.reduce import reduced_size
@@ -117,12 +118,13 @@ class Pipeline:
         self.runtime = self.estimator.describe()
 
     def _compile(self) -> None:
-        """Have all decoders compiled, or loaded, before packets wait for it: the camera's is not known yet."""
+        """Have all loops compiled, or loaded, before packets wait for them: the camera's decoder is not known yet."""
         height, width = WARM_UP_SIZE
         for encoding in CODECS:
             stream = EventStream(WindowConfig(), SpikeWindow.release, decoder=self._config.decoder)
             with suppress(ValueError):  # the other decoder does not know them all
                 stream.push(EventPacket(0, "", height, width, 0, 0, encoding, False, np.empty(0, np.uint8)))
+        compile_loops()
 
     def start_over(self) -> None:
         """Take a stream with the parameters' windows that has seen nothing, and count from zero.

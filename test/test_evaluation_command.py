@@ -27,6 +27,7 @@ from sdt_ros.calibration import Calibration
 from sdt_ros.cli import main
 from sdt_ros.evaluation import METRICS, frame_metrics, panels, protocols
 from sdt_ros.evaluation.rectify import Rectifier
+from sdt_ros.evaluation.spread import spread_evenly
 from sdt_ros.events import PacketDecoder
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.simulation.patterns import EVENTS_TOPIC, START_NS
@@ -314,7 +315,7 @@ def test_data_sets_are_scored_by_their_own_protocol(
     assert main(["eval", *sets, *UNTRAINED, *files]) == 0
     content = json.loads((tmp_path / "a.json").read_text())
     dataset = open_dataset(tmp_path / "data", name)
-    samples = [dataset[0], dataset[len(dataset) // 2]]
+    samples = [dataset[number] for number in spread_evenly(len(dataset), 2)]
     assert content["settings"]["protocol"]["far_m"] == far_m and f"cut at {far_m} m" in capsys.readouterr().out
     assert content["counts"]["samples"] == len(dataset) and content["counts"]["frames_scored"] == 2
     assert [frame["stamp_ns"] for frame in content["frames"]] == [sample.stamp_ns for sample in samples]

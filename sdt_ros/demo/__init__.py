@@ -33,6 +33,11 @@ def add_parser(subparsers: Any) -> None:
         "--rate", type=float, help="speed of the replay; by default real time, or what the network keeps up with"
     )
     parser.add_argument("--topic", help="topic of the event packets; the first in the bag by default")
+    parser.add_argument(
+        "--odometry", metavar="TOPIC",
+        help="nav_msgs/Odometry of the recording, for the scale of depth; empty: none. By default that of the "
+        "simulated recording, and none of yours",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sdt_ros.bags import BagError
+from sdt_ros.bags import BagError, open_bag
 from sdt_ros.demo import graph, pictures, scoring
 from sdt_ros.evaluation.errors import EvaluationError
 from sdt_ros.evaluation.expected import Expected, expect
@@ -50,6 +50,7 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     else:
         estimator = DepthEstimator.from_checkpoint(weights, args.device)
     bag = args.bag or _simulated(args.out.parent / "recordings" / "simulated_tabletop_346x260")
+    odometry = _odometry(bag, args)
     windows = WindowConfig(estimator.window_ms, estimator.bins, RATE_HZ, MIN_EVENTS)
     expected = expect(bag, windows, estimator.card.input_scale, args.topic)
     if not expected.windows:
@@ -67,7 +68,7 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     incomplete: list[dict[str, float]] = []
     while True:
         print(f"replay at {rate:g}x")
-        received = _play(bag, rate, expected, node, args.out)
+        received = _play(bag, rate, expected, odometry, node, args.out)
         arrived = len(received.times) / len(expected.windows)
         last_try = args.rate is not None or len(incomplete) == TRIES - 1 or expected.seconds / rate > TRY_AGAIN_S
         if arrived >= COMPLETE or last_try:
@@ -77,7 +78,7 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
         rate = max(0.01, round(rate / 2, 2))
     from sdt_ros.demo.verdict import summarize
 
-    summary: dict[str, Any] = {"recording": str(bag), "network_ms_alone": round(network_ms, 2)}
+    summary: dict[str, Any] = {"recording": str(bag), "odometry": odometry, "network_ms_alone": round(network_ms, 2)}
     summary |= summarize(received, expected, rate) | {"faster_replays_with_skips": incomplete}
     truths: dict[int, np.ndarray] = {}
     if scoring.has_truth(bag) and received.depth:
@@ -129,7 +130,22 @@ def _network_ms(estimator: DepthEstimator, expected: Expected) -> float:
     return statistics.median(seconds[1:] or seconds) * 1000
 
 
-def _play(bag: Path, rate: float, expected: Expected, node: dict[str, Any], out: Path) -> Any:
+def _odometry(bag: Path, args: argparse.Namespace) -> str:
+    """The topic of the odometry that is to be used; empty for none."""
+    from sdt_ros.simulation.recording import ODOMETRY_TOPIC
+
+    with open_bag(bag) as reader:
+        if args.odometry and args.odometry not in reader.topics:
+            raise BagError(f"{bag} has no topic {args.odometry}; there are: {', '.join(reader.topics)}")
+        # A recording of ours that an older version made has none.
+        ours = args.bag is None and ODOMETRY_TOPIC in reader.topics
+    topic: str = args.odometry if args.odometry is not None else ODOMETRY_TOPIC if ours else ""
+    if topic:
+        print(f"the scale of depth is taken from the odometry on {topic}; --odometry '' leaves it to the network")
+    return topic
+
+
+def _play(bag: Path, rate: float, expected: Expected, odometry: str, node: dict[str, Any], out: Path) -> Any:
     """Run node and replay as processes, watch the node's output; returns what was received."""
     graph.prepare_environment()
     import rclpy
@@ -148,11 +164,13 @@ def _play(bag: Path, rate: float, expected: Expected, node: dict[str, Any], out:
         names = ["-r", f"~/events:={expected.topic}"]
         if expected.info_topic:
             names += ["-r", f"~/camera_info:={expected.info_topic}"]
+        if odometry:
+            names += ["-r", f"~/odometry:={odometry}"]
         settings = [part for name, value in node.items() for part in ("-p", f"{name}:={value}")]
         depth = graph.Process("node", ["node", *names, *settings], out / "node.log")
         processes.append(depth)
         _wait_for_node(watcher, executor, depth, expected.topic)
-        topics = [expected.topic, *([expected.info_topic] if expected.info_topic else [])]
+        topics = [topic for topic in (expected.topic, expected.info_topic, odometry) if topic]
         replay = graph.Process(
             "replay",
             ["replay", str(bag), "--rate", str(rate), "--wait-for-subscribers", "20", "--topics", *topics],

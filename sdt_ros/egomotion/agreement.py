@@ -85,6 +85,13 @@ def agreement(
     return Agreement(across, within)
 
 
+def compile_loops() -> None:
+    """Have the loops compiled, or loaded, before windows wait for them."""
+    view = View.pinhole(np.eye(3), (2, 2))
+    still = Travel(np.zeros((2, 3)), np.zeros((2, 3)))
+    agreement(np.zeros((2, 2, 2, 2), np.uint8), np.ones((2, 2), np.float32), view, still, np.ones(1, np.float32))
+
+
 @njit(nogil=True, cache=True, fastmath=True)
 def _compare(  # type: ignore[no-untyped-def]
     t_bin, sign, x, y, depth, shift, turn, lens, images, factors, across, within

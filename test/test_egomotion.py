@@ -166,7 +166,9 @@ def test_distortion_is_taken_off(model: str, d: list[float]) -> None:
 class Shot:
     """One simulated window with exact depth, and how the camera moved."""
 
-    def __init__(self, family: str, seed: int, camera: Camera = CAMERAS["davis346"]) -> None:
+    def __init__(
+        self, family: str, seed: int, camera: Camera = CAMERAS["davis346"], cells: tuple[int, int] = (130, 173)
+    ) -> None:
         atlas = build_atlas(seed)
         scene = sample_scenes(family, 1, 0.1, seed, atlas.count)
         eye = EventCamera(scene, camera, SensorConfig(), atlas, seed)
@@ -174,7 +176,7 @@ class Shot:
         events = eye.advance(52_000)
         whole = np.zeros((4, 2, camera.height, camera.width), np.uint8)
         whole[np.clip((events["t"] - 2_000) // 12_500, 0, 3), events["p"], events["y"], events["x"]] = 1
-        self.spikes = reduce_spikes(whole, 130, 173)
+        self.spikes = reduce_spikes(whole, *cells)
         self.depth = eye.last.depth[0].numpy().astype(np.float32)
         self.depth[np.isinf(self.depth)] = np.nan
         times = torch.tensor([0.002, 0.052], dtype=torch.float64)
@@ -184,7 +186,7 @@ class Shot:
         k = np.array(camera.k).reshape(3, 3)
         d, p = np.array([*camera.d, 0, 0, 0][:5], float), np.hstack([k, np.zeros((3, 1))])
         self.calibration = Calibration(camera.width, camera.height, k, d, "plumb_bob", np.eye(3), p)
-        self.view = View.of(self.calibration, (130, 173))
+        self.view = View.of(self.calibration, cells)
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +269,15 @@ def test_without_odometry_depth_is_left_as_it_is(shots: list[Shot]) -> None:
         motion.take(odometry(10**9 - k * 5_000_000, shot.twist.linear, shot.twist.angular))
     out = rescaler(shot.spikes, shot.depth * 2, *arguments)
     assert rescaler.used == 1 and abs(np.nanmedian(np.log(out / shot.depth))) < 0.25
+
+
+def test_a_large_sensor_is_looked_at_on_a_coarser_grid() -> None:
+    """At 640x480 the spikes come on 320x240 cells, and are compared on 160x120: depth is put right all the same."""
+    shot, motion = Shot("driving", 4, CAMERAS["gen3_vga"], (240, 320)), CameraMotion()
+    for k in range(20):
+        motion.take(odometry(10**9 - k * 5_000_000, shot.twist.linear, shot.twist.angular))
+    out = Rescaler(motion)(shot.spikes, shot.depth * 2, shot.calibration, "camera", 10**9, WINDOW_S)
+    assert out.shape == (480, 640) and abs(np.nanmedian(np.log(out / shot.depth))) < 0.2
 
 
 # --- recordings -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,10 @@ from sdt_ros.calibration import Calibration
 from sdt_ros.egomotion.odometry import CameraMotion
 from sdt_ros.egomotion.scale import ScaleConfig, ScaleFilter
 from sdt_ros.egomotion.view import View
+from sdt_ros.events.reduce import reduce_spikes
+
+MOST_CELLS = 60_000
+"""Of the grid that spikes are warped on. Larger sensors see more of each motion, and can do with coarser cells."""
 
 
 class Rescaler:
@@ -56,6 +60,9 @@ class Rescaler:
         if travel is None and not self.used:
             return depth
         size = spikes.shape[2], spikes.shape[3]
+        while size[0] * size[1] > MOST_CELLS:
+            size = size[0] // 2, size[1] // 2
+        spikes = reduce_spikes(spikes, *size)
         if self._view is None or self._view.size != size or self._seen is not calibration:
             self._view, self._seen = View.of(calibration, size), calibration
         self.used += travel is not None

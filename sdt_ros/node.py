@@ -57,7 +57,7 @@ class DepthNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._sensor_size = WARM_UP_SIZE  # as the last camera's was
         self._calibrations = CalibrationSource()
-        self._motion = CameraMotion()
+        self._motion = CameraMotion(hears_static=TFMessage is not None)
         self._subscriptions_made: list[Any] = []
         self._state = "unconfigured"
         self._problem = self._rejection = ""
@@ -298,8 +298,8 @@ class DepthNode(LifecycleNode):
             calibrated=self._calibrations.current is not None and not calibration_problem,
             calibration_problem=calibration_problem,
             calibration_stranger=self._calibrations.stranger(pipeline.stream.frame_id),
-            motion_problem=self._motion.problem if self._motion.messages else "",
             has_odometry=bool(self._motion.messages),
+            motion_problem=pipeline.motion_problem or self._silent_odometry(),
             needs_lens=pipeline.estimator.card.focal_px is not None,
             rejection=self._rejection,
             failure=pipeline.failure,
@@ -318,6 +318,14 @@ class DepthNode(LifecycleNode):
             second=second,
             total=total,
         )
+
+    def _silent_odometry(self) -> str:
+        """Why there is no odometry where somebody asked for it by a name of his own; empty where nobody did."""
+        if self._motion.messages:
+            return ""
+        own = f"{self.get_fully_qualified_name()}/odometry"
+        asked = [s.topic_name for s in self._subscriptions_made if s.msg_type is Odometry and s.topic_name != own]
+        return f"nothing came on {asked[0]} yet" if asked else ""
 
     def _load(self, packets: int, events: int) -> Carried:
         """What this thread, which takes and decodes packets, has done since it was last asked."""

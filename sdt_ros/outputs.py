@@ -184,11 +184,12 @@ def statistics(
     return message
 
 
-def add_scale(message: Stats, rescaler: Rescaler) -> None:
-    """Put what depth was multiplied by into a message, as far as odometry says it."""
-    scale = rescaler.scale
-    message.depth_factor = math.exp(scale.ln_factor) if rescaler.used else 1.0
-    message.depth_factor_deviation = scale.deviation if rescaler.used else math.nan
+def add_scale(message: Stats, rescaler: Rescaler | None) -> None:
+    """Put what depth was multiplied by into a message, as far as odometry says it; None where it was not."""
+    message.depth_factor, message.depth_factor_deviation = 1.0, math.nan
+    if rescaler is not None and rescaler.used:
+        message.depth_factor = math.exp(rescaler.scale.ln_factor)
+        message.depth_factor_deviation = rescaler.scale.deviation
 
 
 def add_rates(message: Stats, report: EnergyReport | None) -> None:

@@ -211,6 +211,11 @@ class Pipeline:
         if self._outputs is not None:
             self._outputs.destroy()
 
+    @property
+    def motion_problem(self) -> str:
+        """Why odometry does not tell the scale of depth; empty where it does, or there is none."""
+        return self._rescale.problem if self._motion.messages else ""
+
     def counts(self) -> Counts:
         """What was counted since the last `start_over`."""
         return Counts.of(self.stream, self._inference.ledger, self._totals)
@@ -311,14 +316,16 @@ class Pipeline:
         else:
             depth = estimator(window.spikes, size, focal_px)
         depth = self._smooth(depth, 1000 * window.t_end_us, focal_px)
-        if self._motion.messages and calibration is not None and usable:
+        end_ns, frame_id = 1000 * window.t_end_us, config.frame_id or window.frame_id
+        if follows := bool(self._motion.messages) and calibration is not None and usable:
+            assert calibration is not None
             depth = self._rescale(
-                window.spikes, depth, calibration, window.frame_id, window.stamp_ns, stream.config.window_ms / 1e3
+                window.spikes, depth, calibration, frame_id, window.stamp_ns, stream.config.window_ms / 1e3, end_ns
             )
         times.estimated_ns = time.monotonic_ns()
         if not is_measured:
             self._note_time((times.estimated_ns - times.taken_ns) / 1e6)
-        header = Header(frame_id=config.frame_id or window.frame_id)
+        header = Header(frame_id=frame_id)
         header.stamp.sec, header.stamp.nanosec = divmod(window.stamp_ns, 1_000_000_000)
         published = outputs.depth(header, depth, calibration)
         times.published_ns, ros_published_ns = time.monotonic_ns(), outputs.now_ns()
@@ -328,7 +335,7 @@ class Pipeline:
         stats.runtime = self.runtime
         stats.trained = not estimator.is_untrained
         stats.window_ms = stream.config.window_ms
-        add_scale(stats, self._rescale)
+        add_scale(stats, self._rescale if follows else None)
         add_rates(stats, self._report)
         add_times(stats, window, times, ros_published_ns)
         outputs.stats(stats)

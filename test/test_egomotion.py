@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -17,6 +18,7 @@ from sdt_ros.cli import main
 from sdt_ros.egomotion import CameraMotion, Rescaler, ScaleConfig, ScaleFilter, Travel, Twist, View
 from sdt_ros.egomotion.agreement import agreement
 from sdt_ros.egomotion.mounting import Mounting, rotation_of
+from sdt_ros.egomotion.scale import _at_cells
 from sdt_ros.events.reduce import reduce_spikes
 from sdt_ros.simulation.camera import CAMERAS, Camera
 from sdt_ros.simulation.families import sample_scenes
@@ -249,13 +251,72 @@ def test_each_place_has_a_factor_of_its_own(shots: list[Shot]) -> None:
     assert np.mean(gained) > 0.08, gained
 
 
+def test_something_that_moves_by_itself_does_not_decide(shots: list[Shot]) -> None:
+    """A third of the picture says twice as near, as an oncoming car does: the rest keeps its depth, nearly."""
+    for shot in shots:
+        wrong = shot.depth.copy()
+        wrong[:, :115] *= 2  # what is there agrees best at half of this
+        scale = ScaleFilter(ScaleConfig(memory_s=0))
+        out = scale(shot.spikes, wrong, 1, shot.view, shot.travel)
+        assert abs(scale.ln_factor) < 0.2
+        rest = np.log(out / shot.depth)[:, 170:]
+        assert abs(np.nanmedian(rest)) < 0.2
+        assert np.nanmax(np.abs(np.log(out / wrong) - scale.ln_factor)) <= ScaleConfig().most + 1e-3
+
+
+def test_behind_a_lens_that_distorts_places_keep_their_place() -> None:
+    """Factors are found in the picture without distortion, and must come back to the cells that they are of."""
+    k = np.array([[200.0, 0, 172.5], [0, 200.0, 129.5], [0, 0, 1]])
+    d = np.array([-0.35, 0.12, 0, 0, 0])
+    calibration = Calibration(346, 260, k, d, "plumb_bob", np.eye(3), np.hstack([k, np.zeros((3, 1))]))
+    view = View.of(calibration, (130, 173))
+    u = view.rays[0] * view.focal[0] + view.centre[0]
+    v = view.rays[1] * view.focal[1] + view.centre[1]
+    assert np.isfinite(u).mean() > 0.97 and np.nanmin(u) > -1 and np.nanmax(u) < 173
+    assert np.nanmin(v) > -1 and np.nanmax(v) < 130, "the whole picture fits"
+    tiles = np.add.outer(np.zeros(17), 8.0 * np.arange(22) + 3.5)  # each tile's value is its column
+    np.testing.assert_allclose(_at_cells(tiles, view, 0.0)[65, 20:150], u[65, 20:150], atol=0.01)
+
+
+def test_a_stranger_a_gap_and_another_lens(shots: list[Shot]) -> None:
+    shot, motion = shots[0], CameraMotion()
+    rescaler, end = Rescaler(motion), 10**9
+
+    def window(calibration: Calibration, frame: str, end_ns: int, spikes: np.ndarray = shot.spikes) -> np.ndarray:
+        return rescaler(spikes, shot.depth * 2, calibration, frame, end_ns, WINDOW_S)
+
+    motion.take(odometry(end, shot.twist.linear, shot.twist.angular, frame=""))
+    assert window(shot.calibration, "", end) is not None and "no child_frame_id" in rescaler.problem
+    motion.take(odometry(end, shot.twist.linear, shot.twist.angular))
+    window(shot.calibration, "", end)
+    assert "events have no frame_id" in rescaler.problem and not rescaler.used
+    window(shot.calibration, "camera", end)
+    assert rescaler.used == 1 and not rescaler.problem and rescaler.scale.ln_factor < -0.4
+    window(shot.calibration, "camera", end + 300_000_000)
+    assert rescaler.used == 1 and not rescaler.problem, "it is remembered"
+    window(shot.calibration, "camera", end + 1_500_000_000)
+    assert "newest is 1.48 s before them" in rescaler.problem
+    other = dataclasses.replace(shot.calibration, k=shot.calibration.k * [[1.1], [1.1], [1]])
+    window(other, "camera", end + 1_600_000_000)
+    assert rescaler.used == 0 and abs(rescaler.scale.ln_factor) < 1e-9, "depth before another lens is of another scale"
+    depth = window(other, "camera", end, shot.spikes[:1])
+    np.testing.assert_array_equal(depth, shot.depth * 2)
+    assert "one bin" in rescaler.problem
+    motion.take(odometry(3 * end, (2e3, 0, 0), (0, 0, 0)))
+    window(other, "camera", 3 * end)
+    assert "a velocity above 1000" in rescaler.problem
+    deaf = CameraMotion(hears_static=False)
+    deaf.take(odometry(end, (1, 0, 0), (0, 0, 0), "base_link"))
+    assert deaf.travel("camera", end, WINDOW_S, 4) is None and "without tf2_msgs" in deaf.problem
+
+
 def test_what_makes_no_sense_is_refused(shots: list[Shot]) -> None:
     shot, one = shots[0], np.ones(1, np.float32)
     with pytest.raises(ValueError, match="one bin has nothing"):
         agreement(shot.spikes[:1], shot.depth, shot.view, Travel.steady(shot.twist, WINDOW_S, 1), one)
     with pytest.raises(ValueError, match="view is of 130x173 cells, the spikes are of 65x173"):
         agreement(shot.spikes[:, :, :65], shot.depth, shot.view, shot.travel, one)
-    for name, value in (("prior", 0.0), ("weight", math.inf), ("memory_s", -1.0), ("local", math.nan)):
+    for name, value in (("prior", 0.0), ("weight", math.inf), ("memory_s", -1.0), ("local", math.nan), ("strays", 1.0)):
         with pytest.raises(ValueError, match=f"{name} is"):
             ScaleConfig(**{name: value})
 

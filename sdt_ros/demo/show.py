@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import statistics
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     else:
         estimator = DepthEstimator.from_checkpoint(weights, args.device)
     bag = args.bag or _simulated(args.out.parent / "recordings" / "simulated_tabletop_346x260")
-    odometry = _odometry(bag, args)
+    motion = _motion(bag, args)
     windows = WindowConfig(estimator.window_ms, estimator.bins, RATE_HZ, MIN_EVENTS)
     expected = expect(bag, windows, estimator.card.input_scale, args.topic)
     if not expected.windows:
@@ -68,7 +70,7 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     incomplete: list[dict[str, float]] = []
     while True:
         print(f"replay at {rate:g}x")
-        received = _play(bag, rate, expected, odometry, node, args.out)
+        received = _play(bag, rate, expected, motion, node, args.out)
         arrived = len(received.times) / len(expected.windows)
         last_try = args.rate is not None or len(incomplete) == TRIES - 1 or expected.seconds / rate > TRY_AGAIN_S
         if arrived >= COMPLETE or last_try:
@@ -78,8 +80,10 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
         rate = max(0.01, round(rate / 2, 2))
     from sdt_ros.demo.verdict import summarize
 
-    summary: dict[str, Any] = {"recording": str(bag), "odometry": odometry, "network_ms_alone": round(network_ms, 2)}
+    summary: dict[str, Any] = {"recording": str(bag), "odometry": motion[:1], "network_ms_alone": round(network_ms, 2)}
     summary |= summarize(received, expected, rate) | {"faster_replays_with_skips": incomplete}
+    if motion and not any(math.isfinite(stats.depth_factor_deviation) for stats in received.stats):
+        summary["problems"].append(f"the odometry on {motion[0]} told no window's scale; see {args.out / 'node.log'}")
     truths: dict[int, np.ndarray] = {}
     if scoring.has_truth(bag) and received.depth:
         try:
@@ -130,8 +134,8 @@ def _network_ms(estimator: DepthEstimator, expected: Expected) -> float:
     return statistics.median(seconds[1:] or seconds) * 1000
 
 
-def _odometry(bag: Path, args: argparse.Namespace) -> str:
-    """The topic of the odometry that is to be used; empty for none."""
+def _motion(bag: Path, args: argparse.Namespace) -> list[str]:
+    """The topics of the odometry that is to be used and of how the camera is mounted; empty for none."""
     from sdt_ros.simulation.recording import ODOMETRY_TOPIC
 
     with open_bag(bag) as reader:
@@ -139,13 +143,15 @@ def _odometry(bag: Path, args: argparse.Namespace) -> str:
             raise BagError(f"{bag} has no topic {args.odometry}; there are: {', '.join(reader.topics)}")
         # A recording of ours that an older version made has none.
         ours = args.bag is None and ODOMETRY_TOPIC in reader.topics
+        mounting = ["/tf_static"] if "/tf_static" in reader.topics and find_spec("tf2_msgs") else []
     topic: str = args.odometry if args.odometry is not None else ODOMETRY_TOPIC if ours else ""
-    if topic:
-        print(f"the scale of depth is taken from the odometry on {topic}; --odometry '' leaves it to the network")
-    return topic
+    if not topic:
+        return []
+    print(f"the scale of depth is asked of the odometry on {topic}; --odometry '' leaves it to the network")
+    return [topic, *mounting]
 
 
-def _play(bag: Path, rate: float, expected: Expected, odometry: str, node: dict[str, Any], out: Path) -> Any:
+def _play(bag: Path, rate: float, expected: Expected, motion: list[str], node: dict[str, Any], out: Path) -> Any:
     """Run node and replay as processes, watch the node's output; returns what was received."""
     graph.prepare_environment()
     import rclpy
@@ -164,13 +170,13 @@ def _play(bag: Path, rate: float, expected: Expected, odometry: str, node: dict[
         names = ["-r", f"~/events:={expected.topic}"]
         if expected.info_topic:
             names += ["-r", f"~/camera_info:={expected.info_topic}"]
-        if odometry:
-            names += ["-r", f"~/odometry:={odometry}"]
+        if motion:
+            names += ["-r", f"~/odometry:={motion[0]}"]
         settings = [part for name, value in node.items() for part in ("-p", f"{name}:={value}")]
         depth = graph.Process("node", ["node", *names, *settings], out / "node.log")
         processes.append(depth)
         _wait_for_node(watcher, executor, depth, expected.topic)
-        topics = [topic for topic in (expected.topic, expected.info_topic, odometry) if topic]
+        topics = [topic for topic in (expected.topic, expected.info_topic, *motion) if topic]
         replay = graph.Process(
             "replay",
             ["replay", str(bag), "--rate", str(rate), "--wait-for-subscribers", "20", "--topics", *topics],

@@ -92,7 +92,7 @@ def compile_loops() -> None:
     agreement(np.zeros((2, 2, 2, 2), np.uint8), np.ones((2, 2), np.float32), view, still, np.ones(1, np.float32))
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "arcp", "nsz"})
 def _compare(  # type: ignore[no-untyped-def]
     t_bin, sign, x, y, depth, shift, turn, lens, images, factors, across, within
 ):

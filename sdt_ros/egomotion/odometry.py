@@ -14,6 +14,9 @@ from sdt_ros.egomotion.twist import Travel, Twist
 NEAREST_NS = 100_000_000
 """An odometry message further away in time than this says nothing of a window [ns]."""
 
+FASTEST = 1e3
+"""Velocities above are no robot's [m/s, rad/s]."""
+
 _KEPT = 2000  # messages: seconds, at any rate
 
 
@@ -25,13 +28,15 @@ class CameraMotion:
 
     Args:
         kept: messages that are kept; all if None.
+        hears_static: whether `take_static` will be called at all.
 
     Attributes:
         problem: why the travel asked for last is not known; empty where it is.
         messages: taken so far.
     """
 
-    def __init__(self, kept: int | None = _KEPT) -> None:
+    def __init__(self, kept: int | None = _KEPT, hears_static: bool = True) -> None:
+        self._hears_static = hears_static
         self.problem = ""
         self.messages = 0
         self._kept = kept
@@ -60,6 +65,9 @@ class CameraMotion:
                 twist = Twist([linear.x, linear.y, linear.z], [angular.x, angular.y, angular.z])  # type: ignore[arg-type]
             except ValueError as error:
                 self._refused = f"odometry at {stamp_ns} ns: {error}"
+                return
+            if max(np.abs(twist.linear).max(), np.abs(twist.angular).max()) > FASTEST:
+                self._refused = f"odometry at {stamp_ns} ns: a velocity above {FASTEST:g} m/s or rad/s"
                 return
             self._refused = ""
             frame = message.child_frame_id
@@ -94,12 +102,22 @@ class CameraMotion:
             frame = self._frame
             mounted = self._mounting.pose(frame, camera_frame)
             if not stamps.size or np.abs(stamps - middle).min() > NEAREST_NS:
-                self.problem = self._refused or f"no odometry within {NEAREST_NS / 1e6:g} ms of the events"
+                newest = (
+                    f", the newest is {(middle - self._stamps[-1]) / 1e9:.3g} s before them" if self._stamps else ""
+                )
+                self.problem = self._refused or f"no odometry within {NEAREST_NS / 1e6:g} ms of the events{newest}"
                 return None
+        if not frame or not camera_frame:
+            lacking = "the odometry has no child_frame_id" if not frame else "the events have no frame_id: set frame_id"
+            self.problem = f"{lacking}, so that nobody knows whose velocity it is"
+            return None
         if mounted is None:
             self.problem = (
                 f"odometry is of frame {frame!r}, and /tf_static does not say how {camera_frame!r} is mounted on it: "
                 "publish that transform, or give odometry of the camera"
+                if self._hears_static
+                else f"odometry is of frame {frame!r}, the camera's is {camera_frame!r}, and without tf2_msgs (no wheel "
+                "has it) /tf_static is not heard: give odometry of the camera"
             )
             return None
         self.problem = ""

@@ -24,15 +24,26 @@ class Rescaler:
 
     Attributes:
         scale: the filter, with the factor as it stands.
-        used: windows whose motion was known.
+        used: windows whose motion was known, since the lens was another.
     """
 
     def __init__(self, motion: CameraMotion, config: ScaleConfig | None = None) -> None:
-        self.scale = ScaleFilter(config)
-        self.used = 0
-        self._motion = motion
+        self._motion, self._config = motion, config
         self._view: View | None = None
         self._seen: Calibration | None = None
+        self._start_over()
+        self._known_ns = self._end_ns = 0
+
+    def _start_over(self) -> None:
+        self.scale = ScaleFilter(self._config)
+        self.used = 0
+
+    @property
+    def problem(self) -> str:
+        """Why the scale is not known any more; empty while something is known, or nothing was asked."""
+        memory_s = self.scale.config.memory_s
+        remembers = self.used and self._end_ns - self._known_ns <= 1e9 * memory_s
+        return "" if remembers else self._motion.problem
 
     def __call__(
         self,
@@ -42,6 +53,7 @@ class Rescaler:
         frame_id: str,
         stamp_ns: int,
         window_s: float,
+        end_ns: int | None = None,
     ) -> NDArray[np.float32]:
         """A window's depth at the scale that is known now.
 
@@ -52,18 +64,25 @@ class Rescaler:
             frame_id: optical frame of the events.
             stamp_ns: end of the window [ns], on the clock of the odometry.
             window_s: its duration [s].
+            end_ns: its end on the sensor's clock [ns], which is not set like the host's; `stamp_ns` if None.
 
         Returns:
             float32 [h, w] metres; `depth` as it is where no motion was known yet.
         """
-        travel = self._motion.travel(frame_id, stamp_ns, window_s, spikes.shape[0])
-        if travel is None and not self.used:
-            return depth
         size = spikes.shape[2], spikes.shape[3]
         while size[0] * size[1] > MOST_CELLS:
             size = size[0] // 2, size[1] // 2
-        spikes = reduce_spikes(spikes, *size)
         if self._view is None or self._view.size != size or self._seen is not calibration:
             self._view, self._seen = View.of(calibration, size), calibration
-        self.used += travel is not None
-        return self.scale(spikes, depth, stamp_ns, self._view, travel)
+            self._start_over()
+        self._end_ns = stamp_ns if end_ns is None else end_ns
+        if spikes.shape[0] < 2:
+            self._motion.problem = "windows of one bin show no motion: the scale is for networks of two bins or more"
+            return depth
+        travel = self._motion.travel(frame_id, stamp_ns, window_s, spikes.shape[0])
+        if travel is None and not self.used:
+            return depth
+        if travel is not None:
+            self.used += 1
+            self._known_ns = self._end_ns
+        return self.scale(reduce_spikes(spikes, *size), depth, self._end_ns, self._view, travel)

@@ -3,7 +3,8 @@
 Each window says how well every factor agrees with its events (`agreement`). One window may say little: where the camera
 hardly moves, nothing. So a Bayes filter over ln(factor), on a grid, joins what windows say of the whole picture; while
 nothing is learnt its factor goes back to 1. Around it each part of the picture has a factor of its own, by what this
-window says of its surroundings.
+window says of its surroundings. Things that move by themselves speak for another factor: places are heard one by one,
+so that none can outvote the others however sure it is, and no place's factor may be far from the picture's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sdt_ros.egomotion.agreement import TILE, Agreement, agreement
+from sdt_ros.egomotion.agreement import TILE, agreement
 from sdt_ros.egomotion.twist import Travel
 from sdt_ros.egomotion.view import View
 
@@ -22,6 +23,7 @@ _GRID = np.linspace(-1.5, 1.5, 25)  # of ln(factor)
 _FACTORS = np.exp(_GRID).astype(np.float32)
 _LEFT = 0.1  # of ln(factor), what windows that are sure of themselves are off by all the same
 _SPREAD = 2.0  # standard deviation of the window that a place is judged by [tiles]
+_AREA = 2 * math.pi * _SPREAD**2  # of that window [tiles]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +35,24 @@ class ScaleConfig:
         local: standard deviation of a place's ln(factor) from its picture's while nothing is known of it.
         memory_s: after so long what was learnt counts by 1/e [s]; 0 takes each window by itself.
         weight: log likelihood of a spike that agrees wholly [nats].
+        strays: share of the places that may follow something else than the world that stands still.
+        most: largest difference of a place's ln(factor) from its picture's.
     """
 
     prior: float = 0.5
     local: float = 0.3
     memory_s: float = 1.0
     weight: float = 0.1
+    strays: float = 0.2
+    most: float = 0.4
 
     def __post_init__(self) -> None:
-        for name in ("prior", "local", "memory_s", "weight"):
+        for name in ("prior", "local", "memory_s", "weight", "strays", "most"):
             value = getattr(self, name)
             if not (0 < value < math.inf or (name == "memory_s" and value == 0)):
                 raise ValueError(f"{name} is {value}, expected a finite number above 0")
+        if self.strays >= 1:
+            raise ValueError(f"strays is {self.strays}, expected a share below 1")
 
 
 class ScaleFilter:
@@ -90,10 +98,13 @@ class ScaleFilter:
         if travel is None:
             return depth * np.float32(math.exp(self.ln_factor))
         found = agreement(spikes, depth, view, travel, _FACTORS)
-        weight = self.config.weight
-        evidence = weight * _evidence(found.across.sum((1, 2)), found.within.sum((1, 2)))
-        self._believe(_posterior(np.log(np.maximum(self._belief, 1e-300)) + evidence))
-        return depth * np.exp(_enlarged(self._places(found), spikes.shape[2:], depth.shape))
+        # A blur is a mean, and the tiles around count whole.
+        evidence = self.config.weight * _AREA * _evidence(_blurred(found.across), _blurred(found.within))
+        heard = np.log((1 - self.config.strays) * _posterior(evidence) + self.config.strays / len(_GRID))
+        picture = heard.sum((1, 2)) / _AREA  # so many places share what they know
+        self._believe(_posterior(np.log(np.maximum(self._belief, 1e-300)) + picture))
+        places = _at_cells(self._places(evidence), view, self.ln_factor)
+        return depth * np.exp(_enlarged(places, depth.shape))
 
     def _pass_until(self, end_ns: int) -> None:
         before, self._end_ns = self._end_ns, end_ns
@@ -110,13 +121,12 @@ class ScaleFilter:
         self.ln_factor = float(self._belief @ _GRID)
         self.deviation = math.sqrt(_LEFT**2 + float(self._belief @ (_GRID - self.ln_factor) ** 2))
 
-    def _places(self, found: Agreement) -> NDArray[np.float64]:
-        """ln(factor) of each tile [rows, columns]."""
-        weight = self.config.weight * 2 * math.pi * _SPREAD**2  # a blur is a mean, the tiles around count whole
-        evidence = weight * _evidence(_blurred(found.across), _blurred(found.within))
-        prior = -0.5 * ((_GRID - self.ln_factor) / self.config.local) ** 2
-        belief = _posterior(evidence + prior[:, None, None])
-        return np.einsum("n,nij->ij", _GRID, belief)
+    def _places(self, evidence: NDArray[np.float64]) -> NDArray[np.float64]:
+        """ln(factor) of each tile [rows, columns], by what is known of each [N, rows, columns]."""
+        apart = _GRID - self.ln_factor
+        prior = np.where(np.abs(apart) <= self.config.most, -0.5 * (apart / self.config.local) ** 2, -np.inf)
+        places: NDArray[np.float64] = np.einsum("n,nij->ij", _GRID, _posterior(evidence + prior[:, None, None]))
+        return places
 
 
 def _evidence(across: NDArray[np.floating], within: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -146,14 +156,31 @@ def _blurred(tiles: NDArray[np.float32]) -> NDArray[np.float64]:
     return out
 
 
-def _enlarged(tiles: NDArray[np.float64], cells: tuple[int, ...], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """Values of tiles of a grid of `cells` on a picture of another `size`, linear between the tiles' centres."""
-    out = tiles
+def _at_cells(tiles: NDArray[np.float64], view: View, otherwise: float) -> NDArray[np.float64]:
+    """Values of tiles of the picture without distortion, at the cells of the sensor [H, W]; linear between tiles."""
+    out = np.zeros(view.size)
+    low, share = [], []
+    known = np.isfinite(view.rays[0])
+    for axis, (ray, count) in enumerate(zip(view.rays[::-1], tiles.shape, strict=True)):  # rows are y
+        at = (np.where(known, ray, 0) * view.focal[1 - axis] + view.centre[1 - axis] + 0.5) / TILE - 0.5
+        at = np.clip(at, 0, count - 1)
+        low.append(np.minimum(at.astype(int), max(0, count - 2)))
+        share.append(at - low[-1])
+    for down in (0, 1):
+        for right in (0, 1):
+            weight = np.abs(1 - down - share[0]) * np.abs(1 - right - share[1])
+            row, column = (np.minimum(low[k] + step, tiles.shape[k] - 1) for k, step in ((0, down), (1, right)))
+            out += weight * tiles[row, column]
+    return np.where(known, out, otherwise)
+
+
+def _enlarged(cells: NDArray[np.float64], size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Values of cells on a picture of another size, linear between the cells' centres."""
+    out = cells
     for axis in (0, 1):
-        at = (np.arange(size[axis]) + 0.5) * cells[axis] / size[axis] / TILE - 0.5  # in tiles
-        at = np.clip(at, 0, out.shape[axis] - 1)
-        low = np.minimum(at.astype(int), max(0, out.shape[axis] - 2))
-        high = np.minimum(low + 1, out.shape[axis] - 1)
+        at = np.clip((np.arange(size[axis]) + 0.5) * cells.shape[axis] / size[axis] - 0.5, 0, cells.shape[axis] - 1)
+        low = np.minimum(at.astype(int), max(0, cells.shape[axis] - 2))
+        high = np.minimum(low + 1, cells.shape[axis] - 1)
         share = (at - low).reshape(-1, *([1] * (1 - axis)))
         out = np.take(out, low, axis) * (1 - share) + np.take(out, high, axis) * share
     return out.astype(np.float32)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdt_ros.calibration import Calibration
+
+_WIDEST = math.tan(math.radians(65))  # beyond that angle off the axis, cells are not compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,13 @@ class View:
         k = calibration.k
         y = ((rows + 0.5) * down - 0.5 - k[1, 2]) / k[1, 1]
         x = ((columns + 0.5) * across - 0.5 - k[0, 2] - k[0, 1] * y) / k[0, 0]
-        rays = np.stack(calibration.undistorted(x, y)).astype(np.float32)
+        rays = np.stack(calibration.undistorted(x, y))
+        rays[:, np.hypot(*rays) > _WIDEST] = np.nan
         centre = (k[0, 2] + 0.5) / across - 0.5, (k[1, 2] + 0.5) / down - 0.5
-        return cls(rays, (k[0, 0] / across, k[1, 1] / down), centre)
+        # Without its distortion a wide lens's picture is larger than the sensor: it is made to fit.
+        reach = [np.nanmax(np.abs(axis), initial=1e-6) for axis in rays]
+        room = min(centre[0], size[1] - 1 - centre[0]), min(centre[1], size[0] - 1 - centre[1])
+        focal = [
+            min(f, max(r, 1.0) / far) for f, r, far in zip((k[0, 0] / across, k[1, 1] / down), room, reach, strict=True)
+        ]
+        return cls(rays.astype(np.float32), (focal[0], focal[1]), centre)

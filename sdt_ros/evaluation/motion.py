@@ -72,7 +72,7 @@ class RecordedMotion:
     @property
     def problem(self) -> str:
         """Why the motion of the last window was not known; empty where it was."""
-        return self._motion.problem
+        return self._rescaler.problem
 
     def __call__(self, window: Window, depth: np.ndarray) -> np.ndarray:
         """Depth float32 [H, W] metres of a window at the scale that is known by then."""

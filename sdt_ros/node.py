@@ -189,7 +189,9 @@ class DepthNode(LifecycleNode):
                 self.create_subscription(CameraInfo, "~/camera_info", self._calibrations.take, qos_profile_sensor_data)
             )
         self._subscriptions_made.append(
-            self.create_subscription(Odometry, "~/odometry", self._motion.take, qos_profile_sensor_data)
+            self.create_subscription(
+                Odometry, "~/odometry", self._motion.take, qos
+            )  # deep: decoding has its turn first
         )
         if TFMessage is not None:
             latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)

@@ -188,11 +188,8 @@ class DepthNode(LifecycleNode):
             self._subscriptions_made.append(
                 self.create_subscription(CameraInfo, "~/camera_info", self._calibrations.take, qos_profile_sensor_data)
             )
-        self._subscriptions_made.append(
-            self.create_subscription(
-                Odometry, "~/odometry", self._motion.take, qos
-            )  # deep: decoding has its turn first
-        )
+        # As deep a queue as the events': their decoding takes its turn before odometry is looked at.
+        self._subscriptions_made.append(self.create_subscription(Odometry, "~/odometry", self._motion.take, qos))
         if TFMessage is not None:
             latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
             self._subscriptions_made.append(

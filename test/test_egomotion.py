@@ -18,7 +18,7 @@ from sdt_ros.cli import main
 from sdt_ros.egomotion import CameraMotion, Rescaler, ScaleConfig, ScaleFilter, Travel, Twist, View
 from sdt_ros.egomotion.agreement import agreement
 from sdt_ros.egomotion.mounting import Mounting, rotation_of
-from sdt_ros.egomotion.scale import _at_cells
+from sdt_ros.egomotion.tiles import at_cells
 from sdt_ros.events.reduce import reduce_spikes
 from sdt_ros.simulation.camera import CAMERAS, Camera
 from sdt_ros.simulation.families import sample_scenes
@@ -275,7 +275,7 @@ def test_behind_a_lens_that_distorts_places_keep_their_place() -> None:
     assert np.isfinite(u).mean() > 0.97 and np.nanmin(u) > -1 and np.nanmax(u) < 173
     assert np.nanmin(v) > -1 and np.nanmax(v) < 130, "the whole picture fits"
     tiles = np.add.outer(np.zeros(17), 8.0 * np.arange(22) + 3.5)  # each tile's value is its column
-    np.testing.assert_allclose(_at_cells(tiles, view, 0.0)[65, 20:150], u[65, 20:150], atol=0.01)
+    np.testing.assert_allclose(at_cells(tiles, view, 0.0)[65, 20:150], u[65, 20:150], atol=0.01)
 
 
 def test_a_stranger_a_gap_and_another_lens(shots: list[Shot]) -> None:

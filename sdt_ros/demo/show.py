@@ -80,7 +80,11 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
         rate = max(0.01, round(rate / 2, 2))
     from sdt_ros.demo.verdict import summarize
 
-    summary: dict[str, Any] = {"recording": str(bag), "odometry": motion[:1], "network_ms_alone": round(network_ms, 2)}
+    summary: dict[str, Any] = {
+        "recording": str(bag),
+        "odometry": motion[0] if motion else None,
+        "network_ms_alone": round(network_ms, 2),
+    }
     summary |= summarize(received, expected, rate) | {"faster_replays_with_skips": incomplete}
     if motion and not any(math.isfinite(stats.depth_factor_deviation) for stats in received.stats):
         summary["problems"].append(f"the odometry on {motion[0]} told no window's scale; see {args.out / 'node.log'}")

@@ -30,12 +30,13 @@ _NEAREST = 0.02  # [m], of a warped point: what is behind the camera is not seen
 class Agreement:
     """What N factors of the depth do to the bins of one window, tile by tile.
 
-    With the bins' pictures I_k, ON less OFF, the mean correlation of the T bins is
-    (sum of (sum_k I_k)^2 - sum of sum_k I_k^2) / ((T - 1) sum of sum_k I_k^2), over any tiles.
+    With the bins' pictures I_k, ON less OFF, `across / within`, each summed over any tiles, is the mean product of two
+    bins over the mean square of one. Only bins T // 2 apart or more are compared: an edge fires several times
+    in a pixel, so that neighbouring bins agree best with no motion at all.
 
     Attributes:
-        across: float32 [N, rows, columns], the numerator over T - 1.
-        within: float32 [N, rows, columns], the denominator over T - 1: how much there is to compare.
+        across: float32 [N, rows, columns], products of bins, scaled to as many pairs as `within` has squares.
+        within: float32 [N, rows, columns], sum of squares: how much there is to compare.
     """
 
     across: NDArray[np.float32]

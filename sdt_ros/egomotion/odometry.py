@@ -57,7 +57,7 @@ class CameraMotion:
     def take(self, message: Any) -> None:
         """Take a `nav_msgs/msg/Odometry`; one whose velocity is no number is a problem, not an error."""
         stamp = message.header.stamp
-        stamp_ns = stamp.sec * 1_000_000_000 + getattr(stamp, "nanosec", 0)
+        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
         linear, angular = message.twist.twist.linear, message.twist.twist.angular
         with self._lock:
             self.messages += 1

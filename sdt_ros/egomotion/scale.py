@@ -15,15 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sdt_ros.egomotion.agreement import TILE, agreement
+from sdt_ros.egomotion.agreement import agreement
+from sdt_ros.egomotion.tiles import AREA, at_cells, blurred, enlarged
 from sdt_ros.egomotion.twist import Travel
 from sdt_ros.egomotion.view import View
 
 _GRID = np.linspace(-1.5, 1.5, 25)  # of ln(factor)
 _FACTORS = np.exp(_GRID).astype(np.float32)
 _LEFT = 0.1  # of ln(factor), what windows that are sure of themselves are off by all the same
-_SPREAD = 2.0  # standard deviation of the window that a place is judged by [tiles]
-_AREA = 2 * math.pi * _SPREAD**2  # of that window [tiles]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +98,12 @@ class ScaleFilter:
             return depth * np.float32(math.exp(self.ln_factor))
         found = agreement(spikes, depth, view, travel, _FACTORS)
         # A blur is a mean, and the tiles around count whole.
-        evidence = self.config.weight * _AREA * _evidence(_blurred(found.across), _blurred(found.within))
+        evidence = self.config.weight * AREA * _evidence(blurred(found.across), blurred(found.within))
         heard = np.log((1 - self.config.strays) * _posterior(evidence) + self.config.strays / len(_GRID))
-        picture = heard.sum((1, 2)) / _AREA  # so many places share what they know
+        picture = heard.sum((1, 2)) / AREA  # so many places share what they know
         self._believe(_posterior(np.log(np.maximum(self._belief, 1e-300)) + picture))
-        places = _at_cells(self._places(evidence), view, self.ln_factor)
-        return depth * np.exp(_enlarged(places, depth.shape))
+        places = at_cells(self._places(evidence), view, self.ln_factor)
+        return depth * np.exp(enlarged(places, depth.shape))
 
     def _pass_until(self, end_ns: int) -> None:
         before, self._end_ns = self._end_ns, end_ns
@@ -144,43 +143,3 @@ def _normal(x: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
     """A normal density on a grid, each column of sum 1; no narrower than the grid can hold."""
     density: NDArray[np.float64] = np.exp(-0.5 * (x / max(deviation, 0.5 * (_GRID[1] - _GRID[0]))) ** 2)
     return density / density.sum(0)
-
-
-def _blurred(tiles: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Tiles [N, rows, columns] averaged over their surroundings; beyond the borders there is nothing."""
-    out = tiles.astype(float)
-    for axis in (1, 2):
-        at = np.arange(out.shape[axis])
-        kernel = np.exp(-0.5 * ((at[:, None] - at) / _SPREAD) ** 2) / (_SPREAD * math.sqrt(2 * math.pi))
-        out = np.moveaxis(np.tensordot(kernel, out, (1, axis)), 0, axis)
-    return out
-
-
-def _at_cells(tiles: NDArray[np.float64], view: View, otherwise: float) -> NDArray[np.float64]:
-    """Values of tiles of the picture without distortion, at the cells of the sensor [H, W]; linear between tiles."""
-    out = np.zeros(view.size)
-    low, share = [], []
-    known = np.isfinite(view.rays[0])
-    for axis, (ray, count) in enumerate(zip(view.rays[::-1], tiles.shape, strict=True)):  # rows are y
-        at = (np.where(known, ray, 0) * view.focal[1 - axis] + view.centre[1 - axis] + 0.5) / TILE - 0.5
-        at = np.clip(at, 0, count - 1)
-        low.append(np.minimum(at.astype(int), max(0, count - 2)))
-        share.append(at - low[-1])
-    for down in (0, 1):
-        for right in (0, 1):
-            weight = np.abs(1 - down - share[0]) * np.abs(1 - right - share[1])
-            row, column = (np.minimum(low[k] + step, tiles.shape[k] - 1) for k, step in ((0, down), (1, right)))
-            out += weight * tiles[row, column]
-    return np.where(known, out, otherwise)
-
-
-def _enlarged(cells: NDArray[np.float64], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """Values of cells on a picture of another size, linear between the cells' centres."""
-    out = cells
-    for axis in (0, 1):
-        at = np.clip((np.arange(size[axis]) + 0.5) * cells.shape[axis] / size[axis] - 0.5, 0, cells.shape[axis] - 1)
-        low = np.minimum(at.astype(int), max(0, cells.shape[axis] - 2))
-        high = np.minimum(low + 1, cells.shape[axis] - 1)
-        share = (at - low).reshape(-1, *([1] * (1 - axis)))
-        out = np.take(out, low, axis) * (1 - share) + np.take(out, high, axis) * share
-    return out.astype(np.float32)

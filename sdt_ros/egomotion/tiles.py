@@ -1,0 +1,56 @@
+"""The tiles of a picture: averaged over their surroundings, and brought back to cells and pixels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdt_ros.egomotion.agreement import TILE
+from sdt_ros.egomotion.view import View
+
+_SPREAD = 2.0  # standard deviation of the window that a place is judged by [tiles]
+
+AREA = 2 * math.pi * _SPREAD**2
+"""Of that window [tiles]: so many tiles share what they know."""
+
+
+def blurred(tiles: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Tiles [N, rows, columns] averaged over their surroundings; beyond the borders there is nothing."""
+    out = tiles.astype(float)
+    for axis in (1, 2):
+        at = np.arange(out.shape[axis])
+        kernel = np.exp(-0.5 * ((at[:, None] - at) / _SPREAD) ** 2) / (_SPREAD * math.sqrt(2 * math.pi))
+        out = np.moveaxis(np.tensordot(kernel, out, (1, axis)), 0, axis)
+    return out
+
+
+def at_cells(tiles: NDArray[np.float64], view: View, otherwise: float) -> NDArray[np.float64]:
+    """Values of tiles of the picture without distortion, at the cells of the sensor [H, W]; linear between tiles."""
+    out = np.zeros(view.size)
+    low, share = [], []
+    known = np.isfinite(view.rays[0])
+    for axis, (ray, count) in enumerate(zip(view.rays[::-1], tiles.shape, strict=True)):  # rows are y
+        at = (np.where(known, ray, 0) * view.focal[1 - axis] + view.centre[1 - axis] + 0.5) / TILE - 0.5
+        at = np.clip(at, 0, count - 1)
+        low.append(np.minimum(at.astype(int), max(0, count - 2)))
+        share.append(at - low[-1])
+    for down in (0, 1):
+        for right in (0, 1):
+            weight = np.abs(1 - down - share[0]) * np.abs(1 - right - share[1])
+            row, column = (np.minimum(low[k] + step, tiles.shape[k] - 1) for k, step in ((0, down), (1, right)))
+            out += weight * tiles[row, column]
+    return np.where(known, out, otherwise)
+
+
+def enlarged(cells: NDArray[np.float64], size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Values of cells on a picture of another size, linear between the cells' centres."""
+    out = cells
+    for axis in (0, 1):
+        at = np.clip((np.arange(size[axis]) + 0.5) * cells.shape[axis] / size[axis] - 0.5, 0, cells.shape[axis] - 1)
+        low = np.minimum(at.astype(int), max(0, cells.shape[axis] - 2))
+        high = np.minimum(low + 1, cells.shape[axis] - 1)
+        share = (at - low).reshape(-1, *([1] * (1 - axis)))
+        out = np.take(out, low, axis) * (1 - share) + np.take(out, high, axis) * share
+    return out.astype(np.float32)

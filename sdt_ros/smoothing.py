@@ -2,7 +2,7 @@
 
 Each window is a guess of its own, and guesses differ more than scenes do. Their exponential mean over a tenth of a
 second changes half as much and is no further off; docs/lab_notebook.md has the figures. Inverse depth is averaged:
-where two windows disagree, the nearer one counts more.
+where two windows disagree, the nearer one counts more. Before that the scale of the whole image is held where it jumps.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from sdt_ros.level import LevelHolder
+
 USUAL_SMOOTHING_S = 0.1
 """The node's time constant [s]."""
 
@@ -20,7 +22,7 @@ class DepthSmoother:
     """Exponential mean of inverse depth over the windows of one camera.
 
     Args:
-        time_constant_s: after so long a window's share has fallen to 1/e [s]; 0 leaves depth as it is.
+        time_constant_s: after so long a window's share has fallen to 1/e [s]; 0 leaves depth as it is, its scale too.
 
     Raises:
         ValueError: the time constant is negative or no number.
@@ -33,6 +35,7 @@ class DepthSmoother:
         self._end_ns = 0
         self._focal_px: float | None = None
         self._inverse: NDArray[np.float32] | None = None
+        self._level: LevelHolder | None = None
 
     def __call__(self, depth: NDArray[np.float32], end_ns: int, focal_px: float | None = None) -> NDArray[np.float32]:
         """The mean up to a window.
@@ -53,9 +56,13 @@ class DepthSmoother:
             return depth
         inverse = np.reciprocal(depth)
         before, passed_s, same_lens = self._inverse, (end_ns - self._end_ns) / 1e9, focal_px == self._focal_px
-        self._inverse, self._end_ns, self._focal_px = inverse, end_ns, focal_px
-        if before is None or before.shape != inverse.shape or passed_s <= 0 or not same_lens:
+        self._end_ns, self._focal_px = end_ns, focal_px
+        if self._level is None or before is None or before.shape != inverse.shape or passed_s <= 0 or not same_lens:
+            self._level = LevelHolder(inverse)
+            self._inverse = inverse
             return depth
+        inverse = self._level(inverse, passed_s)
         kept = np.float32(math.exp(-passed_s / self.time_constant_s))
         np.add(inverse, kept * (before - inverse), out=inverse, where=~np.isnan(before))
+        self._inverse = inverse
         return np.reciprocal(inverse)

@@ -123,7 +123,7 @@ def score_network(
         source: windows and truth.
         protocol: which pixels count.
         settings: what to say about the source, as `sdt eval --json` has it: `recording`, `truth`, `schedule`.
-        probe_every: spoil every so many windows too; 0 for none.
+        probe_every: spoil one in so many windows too; 0 for none.
         scorer: that keeps depth or pictures; a plain one by default.
 
     Returns:
@@ -185,7 +185,7 @@ def add_parser(subparsers: Any) -> None:
         help="resolution for the network as a fraction of the samples'; 1 for samples made at the network's "
         "(default: the card's)",
     )  # fmt: skip
-    parser.add_argument("--probe-every", type=int, default=1, metavar="N", help="spoil every Nth window; 0: none (1)")
+    parser.add_argument("--probe-every", type=int, default=1, metavar="N", help="spoil one in N windows; 0: none (1)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write one self-contained HTML page to FILE")

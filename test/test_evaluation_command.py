@@ -27,7 +27,7 @@ from sdt_ros.calibration import Calibration
 from sdt_ros.cli import main
 from sdt_ros.evaluation import METRICS, frame_metrics, panels, protocols
 from sdt_ros.evaluation.rectify import Rectifier
-from sdt_ros.evaluation.spread import spread_evenly
+from sdt_ros.evaluation.spread import is_one_of, spread_evenly
 from sdt_ros.events import PacketDecoder
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.simulation.patterns import EVENTS_TOPIC, START_NS
@@ -357,7 +357,8 @@ def test_recordings_are_scored_apart_with_probes_and_shown(tmp_path: Path, capsy
     for group in content["groups"].values():
         assert set(group["metric"]) == {"network", "constant median", "mean map"} and group["floor_constant_m"] > 0
     assert set(content["probes"]) == {"blank", "first_bin", "reversed"} and content["settings"]["probe_every"] == 2
-    assert content["probed"]["frames"] == (content["counts"]["frames_scored"] + 1) // 2
+    probed = sum(is_one_of(2, number) for number in range(content["counts"]["frames_scored"]))
+    assert content["probed"]["frames"] == probed
     for probe in content["probes"].values():
         assert set(probe["metric"]) == set(METRICS) and probe["metric"] != content["probed"]["metric"]
     page = Page((tmp_path / "a.html").read_text())

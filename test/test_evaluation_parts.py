@@ -19,7 +19,7 @@ from sdt_ros.evaluation.run import evaluate
 from sdt_ros.evaluation.score import Scorer
 from sdt_ros.evaluation.source import DatasetSource
 from sdt_ros.evaluation.spool import Spool
-from sdt_ros.evaluation.spread import spread_evenly
+from sdt_ros.evaluation.spread import is_one_of, spread_evenly
 from sdt_ros.evaluation.truth import Truth, nearest, onto, read_truth
 from sdt_ros.evaluation.windows import StampedWindow, StampedWindows
 from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
@@ -183,8 +183,9 @@ def test_any_network_can_be_scored_on_any_data_set():
         scores = scorer.finish()
     assert work.windows == 3 and [frame.group for frame in scores.frames] == ["a", "a", "b"]
     assert scores.total.metric["network"]["abs_rel"].mean == pytest.approx((0.5 + 0 + 0.5) / 3)
-    assert scores.probed is not None and scores.probed.frames == 2, "every other one"
-    assert len(asked) == 3 + 1 + 2 * 2, "blank windows of a size are asked once"
+    probed = sum(is_one_of(2, number) for number in range(3))
+    assert scores.probed is not None and scores.probed.frames == probed
+    assert len(asked) == 3 + 1 + 2 * probed, "blank windows of a size are asked once"
     assert 0 < work.network_s <= work.seconds
     with Scorer(ANY, "here") as scorer, pytest.raises(EvaluationError, match=r"here: all 1 windows .*--min-events 99"):
         evaluate(DatasetSource(Recorded(), "here", samples=1, min_events=99), network, scorer)
@@ -197,6 +198,15 @@ def test_some_samples_of_a_data_set_are_of_all_kinds():
     assert {number // 4 for number in some} == set(range(100)), "one from each stretch"
     assert np.bincount([number % 4 for number in some], minlength=4).min() > 10
     assert spread_evenly(3, 0) == spread_evenly(3, 3) == spread_evenly(3, 9) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("every", [2, 4, 8])
+def test_what_is_probed_is_of_all_kinds(every: int):
+    some = [number for number in range(400) if is_one_of(every, number)]
+    assert some[0] == 0, "there is one however few windows there are"
+    assert [number // every for number in some] == list(range(400 // every)), "one of each so many"
+    assert np.bincount([number % 4 for number in some], minlength=4).min() > len(some) / 10
+    assert all(is_one_of(1, number) for number in range(9))
 
 
 @pytest.mark.parametrize("size", [(96, 128), (48, 64), (38, 51), (1, 1)])

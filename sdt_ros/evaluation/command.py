@@ -71,7 +71,7 @@ def add_parser(subparsers: Any) -> None:
         "--probes", action="store_true", help="score spoilt input too: blank, first time bin only, time reversed"
     )
     parser.add_argument(
-        "--probe-every", type=_positive, default=1, metavar="N", help="of --probes: every Nth window only (1)"
+        "--probe-every", type=_positive, default=1, metavar="N", help="of --probes: one in N windows only (1)"
     )
     parser.add_argument(
         "--smoothing-s", type=float, metavar="S",

@@ -13,6 +13,7 @@ from sdt_ros.evaluation.errors import EvaluationError
 from sdt_ros.evaluation.probes import Prober
 from sdt_ros.evaluation.score import Scorer
 from sdt_ros.evaluation.source import Source, Window
+from sdt_ros.evaluation.spread import is_one_of
 from sdt_ros.evaluation.truth import onto
 from sdt_ros.network import EnergyReport
 from sdt_ros.runtime import DepthEstimator
@@ -101,7 +102,7 @@ def evaluate(
         source: the windows and their truth.
         predict: the network.
         scorer: takes the depth.
-        probe_every: show spoilt input of every so many windows with a truth too; 0 for none.
+        probe_every: show spoilt input of one in so many windows with a truth too; 0 for none.
         measure: the network with its firing rates and energy, used for some of the windows.
         smooth: holds depth over time as the node does; for windows that follow each other.
         rescale: takes smoothed depth; probes are left as they are.
@@ -139,7 +140,7 @@ def evaluate(
             depth = rescale(window, depth)
         work.windows += 1
         probed = {}
-        if probe_every and window.truth is not None and with_truth % probe_every == 0:
+        if probe_every and window.truth is not None and is_one_of(probe_every, with_truth):
             probed = {name: source.finish(spoilt) for name, spoilt in prober(window.spikes, window.focal_px).items()}
         with_truth += window.truth is not None
         scorer.add(

@@ -16,3 +16,12 @@ def spread_evenly(total: int, most: int) -> list[int]:
     edges = np.linspace(0, total, most + 1).astype(int)
     drawn = np.random.default_rng([total, most]).random(most)
     return [int(place) for place in edges[:-1] + drawn * np.diff(edges)]
+
+
+def is_one_of(every: int, number: int) -> bool:
+    """Whether a number is that one which is taken of each `every`: the first, then drawn, the same each time.
+
+    For streams whose length is not known; otherwise as `spread_evenly`.
+    """
+    block, place = divmod(number, every)
+    return place == (int(np.random.default_rng([block, every]).integers(every)) if block else 0)

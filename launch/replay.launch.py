@@ -56,7 +56,10 @@ def recorded(path: str) -> dict[str, Any]:
     command = ["python3", "-m", "sdt_ros.bags", str(Path(path).expanduser())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"bag:={path}: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        if reason.startswith("ModuleNotFoundError"):
+            reason += "; activate the virtual environment that has it, and launch again"
+        raise RuntimeError(f"bag:={path}: {reason}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

@@ -59,11 +59,10 @@ class NodeConfig:
         live=True,
     )
     smoothing_s: float = _parameter(
-        USUAL_SMOOTHING_S,
-        "time constant over which depth is averaged [s]; 0: not, nor is its scale held",
-        0.0,
-        60.0,
-        live=True,
+        USUAL_SMOOTHING_S, "time constant over which depth is averaged [s]; 0: not", 0.0, 60.0, live=True
+    )
+    hold_scale: bool = _parameter(
+        True, "hold the scale of whole images where it jumps; not where smoothing_s is 0", live=True
     )
     mask_hot_pixels: bool = _parameter(False, "leave pixels that never rest out of the windows", live=True)
     colormap_min_m: float = _parameter(1.0, "distance at the near end of ~/depth/color [m]", 0.01, 10_000.0, live=True)

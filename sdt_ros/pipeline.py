@@ -148,8 +148,7 @@ class Pipeline:
         self._others = NotOffered()
         self._shedding = Shedding()
         self._hot = HotPixels()
-        self._smooth = DepthSmoother(self._config.smoothing_s)
-        self._rescale = Rescaler(self._motion)
+        self._hold()
         self._report: EnergyReport | None = None
         self.last_stats: Stats | None = None
         self.failure = ""
@@ -164,9 +163,15 @@ class Pipeline:
         windows = dataclasses.replace(self.stream.config, rate_hz=config.rate_hz, min_events=config.min_events)
         if windows != self.stream.config:
             self.stream.reconfigure(windows)
-        self._config = config
-        if self._smooth.time_constant_s != config.smoothing_s:
-            self._smooth = DepthSmoother(config.smoothing_s)
+        before, self._config = self._config, config
+        if (before.smoothing_s, before.hold_scale) != (config.smoothing_s, config.hold_scale):
+            self._hold()
+
+    def _hold(self) -> None:
+        """Hold depth over time from here on, and with it what odometry makes of its scale."""
+        window_s = self.stream.config.window_ms / 1e3
+        self._smooth = DepthSmoother(self._config.smoothing_s, window_s if self._config.hold_scale else None)
+        self._rescale = Rescaler(self._motion)
 
     def push(self, packet: EventPacket, received_ns: int) -> None:
         """Take the next packet, received at that time on the monotonic clock [ns]; undecoded while decoding is behind.

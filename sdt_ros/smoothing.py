@@ -2,7 +2,7 @@
 
 Each window is a guess of its own, and guesses differ more than scenes do. Their exponential mean over a tenth of a
 second changes half as much and is no further off; docs/lab_notebook.md has the figures. Inverse depth is averaged:
-where two windows disagree, the nearer one counts more. Before that the scale of the whole image is held where it jumps.
+where two windows disagree, the nearer one counts more. Before that the scale of the whole image may be held.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sdt_ros.level import LevelHolder
+from sdt_ros.held_scale import ScaleHolder
 
 USUAL_SMOOTHING_S = 0.1
 """The node's time constant [s]."""
@@ -22,20 +22,22 @@ class DepthSmoother:
     """Exponential mean of inverse depth over the windows of one camera.
 
     Args:
-        time_constant_s: after so long a window's share has fallen to 1/e [s]; 0 leaves depth as it is, its scale too.
+        time_constant_s: after so long a window's share has fallen to 1/e [s]; 0 leaves depth as it is.
+        window_s: duration of a window [s], for which the scale of whole images is held; None: it is not held.
 
     Raises:
         ValueError: the time constant is negative or no number.
     """
 
-    def __init__(self, time_constant_s: float) -> None:
+    def __init__(self, time_constant_s: float, window_s: float | None = None) -> None:
         if not 0 <= time_constant_s < math.inf:
             raise ValueError(f"time_constant_s is {time_constant_s}, expected a finite number of at least 0")
         self.time_constant_s = time_constant_s
         self._end_ns = 0
         self._focal_px: float | None = None
         self._inverse: NDArray[np.float32] | None = None
-        self._level: LevelHolder | None = None
+        self._window_s = window_s
+        self._scale: ScaleHolder | None = None
 
     def __call__(self, depth: NDArray[np.float32], end_ns: int, focal_px: float | None = None) -> NDArray[np.float32]:
         """The mean up to a window.
@@ -57,11 +59,12 @@ class DepthSmoother:
         inverse = np.reciprocal(depth)
         before, passed_s, same_lens = self._inverse, (end_ns - self._end_ns) / 1e9, focal_px == self._focal_px
         self._end_ns, self._focal_px = end_ns, focal_px
-        if self._level is None or before is None or before.shape != inverse.shape or passed_s <= 0 or not same_lens:
-            self._level = LevelHolder(inverse)
+        if before is None or before.shape != inverse.shape or passed_s <= 0 or not same_lens:
             self._inverse = inverse
+            self._scale = None if self._window_s is None else ScaleHolder(inverse, self._window_s)
             return depth
-        inverse = self._level(inverse, passed_s)
+        if self._scale is not None:
+            inverse = self._scale(inverse, passed_s)
         kept = np.float32(math.exp(-passed_s / self.time_constant_s))
         np.add(inverse, kept * (before - inverse), out=inverse, where=~np.isnan(before))
         self._inverse = inverse

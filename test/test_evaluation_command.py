@@ -154,7 +154,7 @@ def test_schedule_node_scores_the_nearest_truth(bag: Path, tmp_path: Path):
     windows = list(spike_windows(bag, rate_hz=40.0, min_events=100))
     with np.load(tmp_path / "ramp.npz") as saved:
         assert saved["stamp"].tolist() == [window.stamp_ns for window in windows]
-        smooth = DepthSmoother(USUAL_SMOOTHING_S)  # as the node does
+        smooth = DepthSmoother(USUAL_SMOOTHING_S, estimator.window_ms / 1e3)  # as the node does
         for depth, window in zip(saved["depth"], windows, strict=True):
             np.testing.assert_array_equal(depth, smooth(estimator(window.spikes), window.stamp_ns))
     # Every other window has no truth within 12.5 ms, the others one at 2 ms.
@@ -383,6 +383,8 @@ def test_recordings_are_scored_apart_with_probes_and_shown(tmp_path: Path, capsy
         (("--dataset", "mvsec", "--root", ".", "--schedule", "node"), 2, "--schedule node is for a bag only"),
         (("--dataset", "mvsec", "--root", ".", "--smoothing-s", "1"), 2, "--smoothing-s is for a bag only"),
         ((".", "--live", "--smoothing-s", "0"), 2, "--smoothing-s is not for it"),
+        (("--dataset", "mvsec", "--root", ".", "--no-hold-scale"), 2, "--no-hold-scale is for a bag only"),
+        ((".", "--live", "--no-hold-scale"), 2, "--no-hold-scale is not for it"),
         ((".", "--smoothing-s", "-1"), 2, "--smoothing-s is -1"),
         (("--dataset", "mvsec", "--root", "EMPTY", *UNTRAINED), 1, "there is no recording of this layout"),
         (("--dataset", "mvsec", "--root", "EMPTY", "--split", "best", *UNTRAINED), 1, "EMPTY"),

@@ -75,8 +75,8 @@ def test_parameters_change_while_packets_come(graph: Graph, packets: list[EventP
     graph.bring_to("active", **UNTRAINED)
     changes = [
         ("rate_hz", 40.0), ("min_events", 10), ("frame_id", "eye"), ("max_silence_s", 2.0), ("idle_flush_ms", 500.0),
-        ("mask_hot_pixels", True), ("smoothing_s", 0.3), ("colormap_max_m", 30.0), ("colormap_min_m", 0.5),
-        ("rates_every", 3),
+        ("mask_hot_pixels", True), ("smoothing_s", 0.3), ("hold_scale", False), ("colormap_max_m", 30.0),
+        ("colormap_min_m", 0.5), ("rates_every", 3),
         ("rate_hz", 10.0), ("rate_hz", 20.0),
     ]  # fmt: skip
     refused = [("rate_hz", 5000.0), ("device", "cuda"), ("colormap_min_m", 99.0), ("on_device_error", "stop")]

@@ -14,28 +14,21 @@ def flat(metres: float, shape: tuple[int, int] = (2, 3)) -> np.ndarray:
     return np.full(shape, metres, np.float32)
 
 
-def steady(metres: float) -> np.ndarray:
-    """A pixel of `metres` in an image that hardly changes: its scale is no jump."""
-    depth = flat(3.0, (12, 12))
-    depth[0, 0] = metres
-    return depth
-
-
 def test_inverse_depth_is_averaged_over_the_time_that_has_passed() -> None:
     smooth = DepthSmoother(0.1)
-    np.testing.assert_array_equal(smooth(steady(4.0), 5 * SECOND), steady(4.0))
+    np.testing.assert_array_equal(smooth(flat(4.0), 5 * SECOND), flat(4.0))
     kept = math.exp(-0.5)
     expected = 1 / (kept / 4 + (1 - kept) / 1)
-    np.testing.assert_allclose(smooth(steady(1.0), 5 * SECOND + SECOND // 20), steady(expected), rtol=1e-6)
+    np.testing.assert_allclose(smooth(flat(1.0), 5 * SECOND + SECOND // 20), flat(expected), rtol=1e-6)
     # After ten time constants nothing of it is left.
-    np.testing.assert_allclose(smooth(steady(2.0), 7 * SECOND), steady(2.0), rtol=1e-4)
+    np.testing.assert_allclose(smooth(flat(2.0), 7 * SECOND), flat(2.0), rtol=1e-4)
 
 
 def test_one_long_step_is_as_good_as_two_short_ones() -> None:
     one, two = DepthSmoother(0.2), DepthSmoother(0.2)
-    one(steady(8.0), 0), two(steady(8.0), 0)
-    two(steady(2.0), SECOND // 20)
-    np.testing.assert_allclose(one(steady(2.0), SECOND // 10), two(steady(2.0), SECOND // 10), rtol=1e-6)
+    one(flat(8.0), 0), two(flat(8.0), 0)
+    two(flat(2.0), SECOND // 20)
+    np.testing.assert_allclose(one(flat(2.0), SECOND // 10), two(flat(2.0), SECOND // 10), rtol=1e-6)
 
 
 def test_nothing_known_is_nothing_told_and_leaves_no_trace() -> None:

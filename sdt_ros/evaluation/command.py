@@ -78,6 +78,10 @@ def add_parser(subparsers: Any) -> None:
         help="average depth over time as the node does by smoothing_s (0; with --schedule node the node's default, "
         f"{USUAL_SMOOTHING_S:g})",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-hold-scale", dest="hold_scale", action="store_false",
+        help="where depth is averaged over time, do not hold its scale as the node does by hold_scale",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--runtime", default="auto", help="auto, eager, cpu, cpu_int8, cuda or cuda_torch (auto)")
     live = parser.add_argument_group("of --live")
@@ -119,7 +123,7 @@ def _wrong(args: argparse.Namespace) -> str:
         return f"--dataset {args.dataset} needs --root DIR"
     of_bags = {
         "--schedule node": args.schedule == "node", "--live": args.live, "--smoothing-s": bool(args.smoothing_s),
-        "--odometry": bool(args.odometry),
+        "--odometry": bool(args.odometry), "--no-hold-scale": not args.hold_scale,
     }  # fmt: skip
     of_datasets = {
         "--root": args.root is not None, "--split": args.split is not None, "--samples": args.samples is not None
@@ -131,7 +135,7 @@ def _wrong(args: argparse.Namespace) -> str:
     of_network = {
         "--probes": args.probes, "--save": args.save, "--weights": args.weights, "--untrained": args.untrained,
         "--smoothing-s": args.smoothing_s is not None, "--runtime": args.runtime != "auto",
-        "--odometry": args.odometry,
+        "--odometry": args.odometry, "--no-hold-scale": not args.hold_scale,
     }  # fmt: skip
     for name in [name for name, given in of_network.items() if given and args.live]:
         return f"--live scores what the node publishes: {name} is not for it"
@@ -158,7 +162,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         scorer = stack.enter_context(Scorer(protocol, source.where, args.save is not None, pictures))
         network = EstimatorNetwork(estimator)
         probe_every = args.probe_every if args.probes else 0
-        smooth = DepthSmoother(_smoothing_s(args))
+        smooth = DepthSmoother(_smoothing_s(args), estimator.window_ms / 1e3 if args.hold_scale else None)
         work = run_windows(source, network, scorer, probe_every, network.measured, smooth, motion)
         if motion is not None and motion.problem:
             print(f"sdt eval: {motion.problem}", file=sys.stderr)
@@ -174,6 +178,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             "steps": estimator.card.steps,
             "weights_sha256": estimator.card.weights_sha256,
             "smoothing_s": smooth.time_constant_s,
+            "hold_scale": bool(args.hold_scale and smooth.time_constant_s),
             "odometry": args.odometry,
             "probe_every": args.probe_every if args.probes else None,
             "weights": str(args.weights or "packaged") if args.untrained is None else None,

@@ -5,8 +5,8 @@ the next depth changes little at most pixels, so that the median of the change i
 filter of one number follows it, the more slowly the more it jumps.
 
 Whoever drives by depth must not be told of an obstacle too late. So jumps are second differences: an approach at any
-steady speed is none, and neither is one cut. What comes nearer is followed sooner than what goes away, and after half a
-second without depth nothing is held. docs/lab_notebook.md has figures.
+steady speed is none, and neither is one cut. Small ones are followed at once. What comes nearer is followed sooner than
+what goes away, and after half a second without depth nothing is held. docs/lab_notebook.md has figures.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _LONGEST_S = 0.5  # between windows; after more the next is a first one [s]
 _JUMPS = 7  # that the noise is the median of
 _FEWEST = 3  # of them before anything is held
 _MEDIAN_JUMP = 0.455 * 6  # squared jump over the variance of a guess: the median of chi-squared, of g2 - 2 g1 + g0
+_USUAL = 0.2  # deviation of ln(scale) of guesses that are followed all the same: a mean over time is enough for them
 _STRIDE = 4  # rows and columns that medians are taken of
 _SHARE = 0.05  # of these pixels, at least, must be known in two windows to compare them
 
@@ -42,7 +43,7 @@ class ScaleHolder:
     def _start(self, guess: NDArray[np.float32]) -> None:
         self._guess = guess  # of the window before, ln(1/m)
         self._offset = 0.0  # ln of held over guessed inverse depth
-        self._variance = self._noise = 0.0  # of what is held, and of a guess
+        self._variance = self._noise = 0.0  # of what is held, and of a guess beyond what is usual
         self._change = self._since_s = 0.0  # of the guesses since the last ones that were a window apart
         self._before: float | None = None  # the change until then
         self._jumps: deque[float] = deque(maxlen=_JUMPS)  # squared
@@ -85,7 +86,7 @@ class ScaleHolder:
         if self._before is not None:
             self._jumps.append((self._change - self._before) ** 2)
         if len(self._jumps) >= _FEWEST:
-            self._noise = float(np.median(self._jumps)) / _MEDIAN_JUMP
+            self._noise = max(float(np.median(self._jumps)) / _MEDIAN_JUMP - _USUAL**2, 0.0)
         self._before, self._change, self._since_s = self._change, 0.0, 0.0
 
 

@@ -36,11 +36,11 @@ def test_a_steady_approach_is_followed_at_once(hz: float) -> None:
     np.testing.assert_allclose(held(metres, hz), np.log(metres[1:]), atol=0.02)
 
 
-@pytest.mark.parametrize(("sd", "late"), [(0.05, 0.12), (0.1, 0.2)])
+@pytest.mark.parametrize(("sd", "late"), [(0.05, 0.01), (0.1, 0.03), (0.3, 0.35)])
 def test_an_approach_that_is_guessed_is_not_held_back_by_much(sd: float, late: float) -> None:
     metres = np.append(np.full(40, 4.0), np.arange(3.95, 0.3, -0.05))
-    told = [held(metres * np.exp(np.random.default_rng(k).normal(0, sd, metres.size)))[-1] for k in range(20)]
-    assert np.mean(told) - math.log(metres[-1]) < late
+    noisy = [metres * np.exp(np.random.default_rng(k).normal(0, sd, metres.size)) for k in range(20)]
+    assert np.mean([held(guessed)[-1] - math.log(guessed[-1]) for guessed in noisy]) < late
 
 
 def test_guesses_that_jump_to_and_fro_are_averaged() -> None:
@@ -98,7 +98,7 @@ def test_what_enters_the_view_does_not_move_the_rest() -> None:
         view = picture(math.exp(rng.normal(0, 0.4)))
         view[:, :column] /= 10
         near.append(math.log(picture(1.0)[0, -2] / holder(view, 0.05)[0, -2]))
-    assert np.abs(near[10:]).max() < 0.5
+    assert np.abs(near[10:]).max() < 0.7
 
 
 def test_what_comes_and_goes_is_no_jump_of_the_rest() -> None:

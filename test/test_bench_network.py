@@ -54,7 +54,7 @@ def test_figures(weights: Path, tmp_path: Path, peer: str, capsys: pytest.Captur
     assert f"ratio {told['ratio']:.2f}" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not choose.cpu_flags() & {"avx512_vnni", "avx_vnni"}, reason="the CPU has no int8 dot products")
+@pytest.mark.skipif(choose.cpu_flags().isdisjoint(choose.INT8_PAYS), reason="the CPU has no fast int8 products")
 def test_a_network_that_adds_is_held_against_additions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights, path = tmp_path / "wide.safetensors", tmp_path / "network.json"
     config = dataclasses.replace(CONFIG, embed_dim=64, depth=1)

@@ -31,8 +31,8 @@ from sdt_ros.weights import packaged_names, weights_file
 
 CONFIG = NetworkConfig(embed_dim=32, heads=2, depth=2, mlp_ratio=2, head_widths=(16, 8, 8, 8, 4))
 SCENES = {"camera": "172x130", "samples": 32, "group": 4, "texture_block": 8, "texture_sets": 2, "split": "test"}
-VNNI = choose.cpu_flags() & {"avx512_vnni", "avx_vnni"}
-int8_only = pytest.mark.skipif(not VNNI, reason="this CPU has no int8 dot products")
+HAS_INT8 = not choose.cpu_flags().isdisjoint(choose.INT8_PAYS)
+int8_only = pytest.mark.skipif(not HAS_INT8, reason="this CPU has no fast int8 products")
 
 
 def network(config: NetworkConfig = CONFIG, seed: int = 0) -> SpikingDepthTransformer:
@@ -293,7 +293,7 @@ def test_rates_and_scores_on_held_out_simulated_scenes(weights: str, runtime: st
 
 def test_measuring_reports_the_layers_of_the_eager_network() -> None:
     spikes = synthetic_events(4, 70, 90)[0].numpy()
-    names = ["eager", "cpu", *(["cpu_int8"] if VNNI else [])]
+    names = ["eager", "cpu", *(["cpu_int8"] if HAS_INT8 else [])]
     reports = [DepthEstimator(network(), Card(CONFIG), "cpu", runtime=name).measured(spikes)[1] for name in names]
     for report in reports[1:]:
         assert (report.macs, report.parameters) == (reports[0].macs, reports[0].parameters)
@@ -302,7 +302,7 @@ def test_measuring_reports_the_layers_of_the_eager_network() -> None:
 
 
 def test_depth_does_not_depend_on_what_ran_before() -> None:
-    runtime = CpuRuntime(network(), int8=bool(VNNI))
+    runtime = CpuRuntime(network(), int8=HAS_INT8)
     spikes = [torch.from_numpy(synthetic_events(4, *size, seed=size[0])[0].numpy()) for size in ((70, 90), (33, 47))]
     first = [runtime(window) for window in spikes]
     assert all(torch.equal(runtime(window), depth) for window, depth in zip(spikes, first, strict=True))
@@ -321,8 +321,12 @@ def test_softmax_runs_eager_and_says_why() -> None:
 def test_the_choice_follows_the_cpu_and_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(choose, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(choose, "cpu_flags", lambda: frozenset({"avx", "sse4_2"}))
     assert "float32" in DepthEstimator(network(), Card(CONFIG), "cpu").describe()
+    for best in reversed(choose.INT8_PAYS) if HAS_INT8 else ():
+        monkeypatch.setattr(choose, "cpu_flags", lambda flags=frozenset({"avx2", best}): flags)
+        told = DepthEstimator(network(), Card(CONFIG), "cpu").describe()
+        assert "int8 weights, on cpu" in told and f"the CPU has {best}" in told
     monkeypatch.setattr(choose, "cpu_flags", lambda: frozenset({"avx512_vnni"}))
 
     def broken(*args: object, **settings: object) -> None:

@@ -22,7 +22,8 @@ _log = logging.getLogger(__name__)
 FELL_BACK = "FELL BACK"
 """In the reason of a runtime that is not the one that it should be."""
 RUNTIMES = ("auto", "eager", "cpu", "cpu_int8", "cuda", "cuda_torch")
-_DOT_PRODUCTS = ("avx512_vnni", "avx_vnni")  # as Linux names them
+INT8_PAYS = ("avx512_vnni", "avx_vnni", "avx2")
+"""Instructions, as Linux names them, any of which makes int8 faster than float32; the best first."""
 
 
 def check_runtime(name: str, device: torch.device) -> None:
@@ -71,9 +72,10 @@ def open_runtime(network: SpikingDepthTransformer, name: str, device: torch.devi
 def _best(network: SpikingDepthTransformer, device: torch.device) -> tuple[Runtime, str]:
     if network.config.attention == "softmax":
         return EagerRuntime(network, device), "auto, softmax attention has no spikes to be fast with"
-    found = sorted(cpu_flags().intersection(_DOT_PRODUCTS))
+    flags = cpu_flags()
+    found = [name for name in INT8_PAYS if name in flags]
     if not found:
-        return CpuRuntime(network, int8=False), f"auto, no int8 dot products on this {platform.machine()} CPU"
+        return CpuRuntime(network, int8=False), f"auto, no fast int8 products on this {platform.machine()} CPU"
     spare = copy.deepcopy(network)
     try:
         return CpuRuntime(network, int8=True), f"auto, the CPU has {found[0]}"

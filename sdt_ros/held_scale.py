@@ -38,14 +38,14 @@ class ScaleHolder:
 
     def __init__(self, inverse: NDArray[np.float32], window_s: float) -> None:
         self._window_s = window_s
-        self._start(_looked_at(inverse)[0])
+        self._start(_logarithm_and_ends(inverse)[0])
 
     def _start(self, guess: NDArray[np.float32]) -> None:
         self._guess = guess  # of the window before, ln(1/m)
         self._offset = 0.0  # ln of held over guessed inverse depth
         self._variance = self._noise = 0.0  # of what is held, and of a guess beyond what is usual
         self._change = self._since_s = 0.0  # of the guesses since the last ones that were a window apart
-        self._before: float | None = None  # the change until then
+        self._last_change: float | None = None  # the change until then
         self._jumps: deque[float] = deque(maxlen=_JUMPS)  # squared
 
     def __call__(self, inverse: NDArray[np.float32], passed_s: float) -> NDArray[np.float32]:
@@ -59,7 +59,7 @@ class ScaleHolder:
             float32 [H, W] 1/m: `inverse` times one factor, but for pixels at the ends of the network's range, which
             have no scale. Others may leave that range.
         """
-        guess, ends = _looked_at(inverse)
+        guess, ends = _logarithm_and_ends(inverse)
         changed = guess - self._guess
         changed = changed[~np.isnan(changed)]
         if passed_s > _LONGEST_S or changed.size < _SHARE * guess.size:
@@ -83,14 +83,14 @@ class ScaleHolder:
         self._change, self._since_s = self._change + change, self._since_s + passed_s
         if self._since_s < 0.99 * self._window_s:
             return
-        if self._before is not None:
-            self._jumps.append((self._change - self._before) ** 2)
+        if self._last_change is not None:
+            self._jumps.append((self._change - self._last_change) ** 2)
         if len(self._jumps) >= _FEWEST:
             self._noise = max(float(np.median(self._jumps)) / _MEDIAN_JUMP - _USUAL**2, 0.0)
-        self._before, self._change, self._since_s = self._change, 0.0, 0.0
+        self._last_change, self._change, self._since_s = self._change, 0.0, 0.0
 
 
-def _looked_at(inverse: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[np.float32]]:
+def _logarithm_and_ends(inverse: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[np.float32]]:
     """The logarithm of some pixels, NaN where there is none, and the ends of the network's range among them.
 
     An end is the least or the greatest of the image, where several pixels have exactly that. They are NaN too.

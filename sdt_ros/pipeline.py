@@ -148,7 +148,7 @@ class Pipeline:
         self._others = NotOffered()
         self._shedding = Shedding()
         self._hot = HotPixels()
-        self._hold()
+        self._start_holding()
         self._report: EnergyReport | None = None
         self.last_stats: Stats | None = None
         self.failure = ""
@@ -165,10 +165,10 @@ class Pipeline:
             self.stream.reconfigure(windows)
         before, self._config = self._config, config
         if (before.smoothing_s, before.hold_scale) != (config.smoothing_s, config.hold_scale):
-            self._hold()
+            self._start_holding()
 
-    def _hold(self) -> None:
-        """Hold depth over time from here on, and with it what odometry makes of its scale."""
+    def _start_holding(self) -> None:
+        """Hold depth over time from here on; odometry's factor too, because it is one of depth that is held so."""
         window_s = self.stream.config.window_ms / 1e3
         self._smooth = DepthSmoother(self._config.smoothing_s, window_s if self._config.hold_scale else None)
         self._rescale = Rescaler(self._motion)

@@ -153,7 +153,7 @@ class Health:
         network_ms: what the network takes for a window.
         period_ms: time from window to window.
         load: what decoding takes, and what it could carry.
-        density: share of ones in the last window's spikes.
+        density: share of ones in the spikes of the densest window of the second.
         eventless_s: seconds since the last packet with events.
         hot_pixels: columns and rows of pixels that never rest.
         masks_hot_pixels: whether they are left out.
@@ -261,9 +261,9 @@ def _scene_warnings(health: Health) -> list[str]:
             f"packets without events for {health.eventless_s:.1f} s: the camera lives, and nothing moves before it "
             "(or its lens is covered)"
         )
-    if health.density > _STORM and health.second.published:
+    if health.density > _STORM:
         found.append(
-            f"event storm: {100 * health.density:.0f} % of all pixels and bins have events: look for flickering "
+            f"event storm: {100 * health.density:.0f} % of a window's pixels and bins have events: look for flickering "
             "light or too low thresholds"
         )
     if health.hot_pixels:

@@ -20,6 +20,7 @@ from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
 from rclpy import subscription
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -43,6 +44,7 @@ except ImportError:  # it is in every ROS installation, and there is no wheel of
     TFMessage = None
 
 LONGEST_WAIT_NS = 10_000_000_000  # of a packet in the middleware that can be believed
+_HEARD_WITHIN_S = 0.5  # last words, by those who listen
 
 
 class DepthNode(LifecycleNode):
@@ -155,9 +157,10 @@ class DepthNode(LifecycleNode):
         return "" if self._pipeline is None else self._pipeline.fatal
 
     def publish_last_words(self) -> None:
-        """Say in the diagnostics why the node ends."""
+        """Say in the diagnostics why the node ends, and give it a moment to be heard: the end takes what is unread."""
         self._problem = self.fatal
         self._publish_diagnostics()
+        self._diagnostics.wait_for_all_acked(Duration(seconds=_HEARD_WITHIN_S))
 
     def _refuse(self, transition: str, error: Exception) -> TransitionCallbackReturn:
         """Say why a transition is not possible: rclpy takes exceptions without a word."""
@@ -308,7 +311,7 @@ class DepthNode(LifecycleNode):
             network_ms=pipeline.network_ms,
             period_ms=1000.0 / config.rate_hz,
             load=self._load(second.packets, second.events),
-            density=0.0 if stats is None else stats.spike_density,
+            density=pipeline.take_densest(),
             eventless_s=(now_ns - self._last_events_ns) / 1e9,
             hot_pixels=tuple(pipeline.hot_pixels()),
             masks_hot_pixels=config.mask_hot_pixels,

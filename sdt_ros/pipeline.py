@@ -151,6 +151,7 @@ class Pipeline:
         self._start_holding()
         self._report: EnergyReport | None = None
         self.last_stats: Stats | None = None
+        self._densest = 0.0
         self.failure = ""
         self.network_ms = 0.0
 
@@ -234,6 +235,11 @@ class Pipeline:
         """Columns and rows of the sensor's pixels that never rest; of the first ones where a cell covers several."""
         (height, width), (rows, columns) = self.stream.sensor_size, self.stream.spike_size
         return [(int(x) * width // columns, int(y) * height // rows) for y, x in self._hot.found] if rows else []
+
+    def take_densest(self) -> float:
+        """Share of ones in the densest window since the last call; a storm may be over when somebody asks."""
+        densest, self._densest = self._densest, 0.0
+        return densest
 
     def _notice(self, text: str) -> None:
         self._logger.warning(text, throttle_duration_sec=1.0)
@@ -345,3 +351,4 @@ class Pipeline:
         add_times(stats, window, times, ros_published_ns)
         outputs.stats(stats)
         self.last_stats = stats
+        self._densest = max(self._densest, stats.spike_density)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 from depth_difference import apart
 from torch import Tensor, nn
 
+from sdt_distill.datasets import Sample
 from sdt_distill.datasets.simulated import SimulatedDataset
 from sdt_distill.datasets.simulated_config import SimulatedConfig
 from sdt_ros.network import MLIF, Card, NetworkConfig, SpikingDepthTransformer, build_network, synthetic_events
@@ -30,7 +32,7 @@ from sdt_ros.runtime.spiking import FastMLIF, use_cpu_layers
 from sdt_ros.weights import packaged_names, weights_file
 
 CONFIG = NetworkConfig(embed_dim=32, heads=2, depth=2, mlp_ratio=2, head_widths=(16, 8, 8, 8, 4))
-SCENES = {"camera": "172x130", "samples": 32, "group": 4, "texture_block": 8, "texture_sets": 2, "split": "test"}
+SCENES = {"camera": "172x130", "samples": 192, "group": 4, "texture_block": 8, "texture_sets": 2, "split": "test"}
 HAS_INT8 = not choose.cpu_flags().isdisjoint(choose.INT8_PAYS)
 int8_only = pytest.mark.skipif(not HAS_INT8, reason="this CPU has no fast int8 products")
 
@@ -257,6 +259,35 @@ def test_int8_convolutions_round_weights_and_nothing_else(channels: tuple[int, i
     torch.testing.assert_close(plain.mean_over_time(spikes)[0], expected.mean(0), rtol=1e-4, atol=1e-5)
 
 
+class OnScenes(NamedTuple):
+    """Firing rates [N, layers], Abs Rel [N] and median depth [N] of N windows."""
+
+    rates: np.ndarray
+    errors: np.ndarray
+    medians: np.ndarray
+
+    def first(self, count: int) -> OnScenes:
+        return OnScenes(*(each[:count] for each in self))
+
+
+@cache
+def held_out_scenes() -> list[Sample]:
+    return list(SimulatedDataset(SimulatedConfig.from_dict(SCENES)))
+
+
+@cache
+def on_held_out_scenes(weights: str, runtime: str) -> OnScenes:
+    estimator = DepthEstimator.from_checkpoint(weights_file(weights), "cpu", runtime=runtime)
+    estimator.card = dataclasses.replace(estimator.card, input_scale=1.0)  # samples are as the network sees them
+    told = []
+    for sample in held_out_scenes()[: None if HAS_INT8 and runtime != "cpu" else 32]:
+        known = np.isfinite(sample.depth)
+        depth, report = estimator.measured(sample.spikes)
+        error = np.mean(np.abs(depth - sample.depth)[known] / sample.depth[known])
+        told.append((list(report.firing_rates.values()), error, np.median(depth)))
+    return OnScenes(*map(np.array, zip(*told, strict=True)))
+
+
 @pytest.mark.parametrize("runtime", ["cpu", pytest.param("cpu_int8", marks=int8_only)])
 @pytest.mark.parametrize("weights", packaged_names())
 def test_rates_and_scores_on_held_out_simulated_scenes(weights: str, runtime: str) -> None:
@@ -266,28 +297,14 @@ def test_rates_and_scores_on_held_out_simulated_scenes(weights: str, runtime: st
     windows uncertain by 2 % itself with int8 (docs/performance.md), this one by 0.8 %. A window that one side reads as
     another kind of scene altogether, one in twenty at most, would decide alone.
     """
-    samples = 192 if runtime == "cpu_int8" else SCENES["samples"]
-    eager, fast = (
-        DepthEstimator.from_checkpoint(weights_file(weights), "cpu", runtime=name) for name in ("eager", runtime)
-    )
-    for each in (eager, fast):  # samples are as the network sees them
-        each.card = dataclasses.replace(each.card, input_scale=1.0)
-    rates: dict[str, list[list[float]]] = {"eager": [], "fast": []}
-    errors: dict[str, list[float]] = {"eager": [], "fast": []}
-    medians: dict[str, list[float]] = {"eager": [], "fast": []}
-    for sample in SimulatedDataset(SimulatedConfig.from_dict({**SCENES, "samples": samples})):
-        known = np.isfinite(sample.depth)
-        for name, estimator in (("eager", eager), ("fast", fast)):
-            depth, report = estimator.measured(sample.spikes)
-            rates[name].append(list(report.firing_rates.values()))
-            errors[name].append(float(np.mean(np.abs(depth - sample.depth)[known] / sample.depth[known])))
-            medians[name].append(float(np.median(depth)))
-    exact, ours = (np.mean(rates[name], axis=0) for name in ("eager", "fast"))
+    fast = on_held_out_scenes(weights, runtime)
+    eager = on_held_out_scenes(weights, "eager").first(len(fast.errors))
+    exact, ours = eager.rates.mean(0), fast.rates.mean(0)
     assert np.abs(ours - exact).max() < 0.01
     assert abs(ours.mean() / exact.mean() - 1) < 0.01
-    alike = np.abs(np.log(np.divide(medians["eager"], medians["fast"]))) < np.log(1.25)
+    alike = np.abs(np.log(eager.medians / fast.medians)) < np.log(1.25)
     assert alike.mean() > 0.95
-    before, after = np.log([errors["eager"], errors["fast"]])[:, alike].mean(1)
+    before, after = (np.log(errors[alike]).mean() for errors in (eager.errors, fast.errors))
     assert abs(np.expm1(after - before)) < (0.02 if runtime == "cpu_int8" else 0.005)
 
 

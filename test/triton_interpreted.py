@@ -150,12 +150,15 @@ def near(ours: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
 
 @pytest.mark.parametrize(("dtype", "held"), [*((dtype, False) for dtype in FORMATS), (torch.float32, True)])
 @pytest.mark.parametrize(
-    ("size", "steps"), [((8, 8, 6, 10), 4), ((2, 12, 4, 2), 2), ((3, 96, 34, 46), 1), ((8, 130, 2, 2), 4)]
+    ("size", "steps", "programs"),  # one program for several tiles, or more programs than are added up at once
+    [((8, 8, 6, 10), 4, 1), ((2, 12, 4, 2), 2, 528), ((3, 72, 18, 20), 1, 528), ((8, 130, 2, 2), 4, 528)],
 )
 @pytest.mark.parametrize("pooled", [False, True])
 def test_norms_and_what_follows_are_torchs(
-    size: tuple[int, ...], steps: int, pooled: bool, held: bool, dtype: torch.dtype
-) -> None:
+    size: tuple[int, ...], steps: int, programs: int, pooled: bool, held: bool, dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(triton_norm, "_PROGRAMS", programs)
     torch.manual_seed(0)
     ours, expected = norms(size[1])
     if held:

@@ -39,6 +39,7 @@ setup(
         # spikingjelly is a test dependency too, but asks for torchvision: the Makefile installs it without.
         "test": [
             "pytest>=7.4",
+            "pytest-xdist>=3.5",  # CI runs what needs no ROS graph on all cores
             "hypothesis>=6.80",
             "mypy>=1.8",
             "ruff>=0.6",

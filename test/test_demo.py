@@ -24,6 +24,7 @@ from std_msgs.msg import Header
 
 from sdt_ros.bags import EVENT_PACKET_TYPE, QOS_BEST_EFFORT, BagWriter, serialize_event_packet
 from sdt_ros.cli import main
+from sdt_ros.demo.graph import uninterrupted
 from sdt_ros.demo.pictures import LINE, MARGIN, colour_range, panel
 from sdt_ros.demo.verdict import summarize
 from sdt_ros.evaluation.expected import expect
@@ -146,6 +147,20 @@ def test_a_stopped_demo_leaves_no_process_behind(bag: Path, tmp_path: Path) -> N
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_waits_until_a_process_is_listed(number: int) -> None:
+    """A process that was started and not yet listed would stay behind."""
+    before, done = signal.getsignal(number), []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+        done.append("listed")
+    assert done == ["listed"] and signal.getsignal(number) == before
+    with uninterrupted():
+        done.append("no interrupt")
+    assert len(done) == 2
 
 
 # --- the verdict, on what could have arrived --------------------------------------------------------------------------

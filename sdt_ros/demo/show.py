@@ -177,16 +177,15 @@ def _play(bag: Path, rate: float, expected: Expected, motion: list[str], node: d
         if motion:
             names += ["-r", f"~/odometry:={motion[0]}"]
         settings = [part for name, value in node.items() for part in ("-p", f"{name}:={value}")]
-        depth = graph.Process("node", ["node", *names, *settings], out / "node.log")
-        processes.append(depth)
+        with graph.uninterrupted():
+            depth = graph.Process("node", ["node", *names, *settings], out / "node.log")
+            processes.append(depth)
         _wait_for_node(watcher, executor, depth, expected.topic)
         topics = [topic for topic in (expected.topic, expected.info_topic, *motion) if topic]
-        replay = graph.Process(
-            "replay",
-            ["replay", str(bag), "--rate", str(rate), "--wait-for-subscribers", "20", "--topics", *topics],
-            out / "replay.log",
-        )
-        processes.append(replay)
+        playing = ["replay", str(bag), "--rate", str(rate), "--wait-for-subscribers", "20", "--topics", *topics]
+        with graph.uninterrupted():
+            replay = graph.Process("replay", playing, out / "replay.log")
+            processes.append(replay)
         _watch(watcher, executor, depth, replay, len(expected.windows))
         if depth.stop() != 0:
             raise depth.failure("did not end cleanly")

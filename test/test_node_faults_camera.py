@@ -66,7 +66,8 @@ def test_a_camera_that_restarts_is_followed(active: Graph, packets: list[EventPa
     last = second.stats[-1]
     assert first.images and second.images and second.ledger_closes
     assert last.stream_resets == 1
-    assert last.packets_received + last.packets_lost <= 180, "none is missed that was never sent"
+    # A busy machine may lose some on the way; what counts is that the restart is not taken for a loss.
+    assert last.packets_received + last.packets_lost <= 2 * 90, "packets are missed that were never sent"
     assert second.stamps[0] > first.stamps[-1] + 25 * S_NS, "stamps are the new camera's"
     active.said("the stream started over")
 

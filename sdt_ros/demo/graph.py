@@ -40,7 +40,7 @@ def uninterrupted() -> Iterator[None]:
     came: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
-        signal.signal(number, lambda came_by, _: came.append(came_by))
+        signal.signal(number, lambda signum, _: came.append(signum))
     try:
         yield
     finally:

@@ -15,33 +15,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sdt_ros.bags import BagError
 from sdt_ros.cli import needs_ros
 from sdt_ros.player import Player, ReplayConfig, ReplayError, ReplayReport
+from sdt_ros.stopping import stop_on_signal
 
 if TYPE_CHECKING:
     from rclpy.node import Node
-
-
-def _stop_on_signal() -> threading.Event:
-    """Return an event that Ctrl-C or SIGTERM sets. Further ones change nothing, to the end of the process.
-
-    Were they not ignored, a second Ctrl-C would kill the interpreter while it winds up.
-    """
-    stop = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        for one in numbers:
-            signal.signal(one, signal.SIG_IGN)
-        stop.set()
-
-    for number in numbers:
-        signal.signal(number, handle)
-    return stop
 
 
 @contextmanager
@@ -96,7 +78,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `sdt replay`; returns the exit code."""
-    stop = _stop_on_signal()
+    stop = stop_on_signal()
     try:
         config = ReplayConfig(
             bag=args.bag,
@@ -182,7 +164,7 @@ def main(args: Sequence[str] | None = None) -> int:
     from rclpy.exceptions import ParameterException
     from rclpy.signals import SignalHandlerOptions
 
-    stop = _stop_on_signal()
+    stop = stop_on_signal()
     try:
         rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
         node = rclpy.create_node("replay")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
+from sdt_ros.stopping import stop_on_signal
 from sdt_ros.thread_names import name_thread
 
 STOPPED, FAILED, DEVICE_LOST = 0, 1, 3
@@ -32,9 +32,7 @@ def serve(make: Callable[[], Any], args: Sequence[str] | None) -> int:
         make: makes the node, which has `starts_itself`, `fatal` and `publish_last_words` as `DepthNode` has.
         args: of the process, its name first; those it was started with by default.
     """
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: _on_signal(stop))
+    stop = stop_on_signal(_end_soon)
     try:
         rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
         node = make()
@@ -53,10 +51,7 @@ def serve(make: Callable[[], Any], args: Sequence[str] | None) -> int:
     return code
 
 
-def _on_signal(stop: threading.Event) -> None:
-    for one in (signal.SIGINT, signal.SIGTERM):  # a second one must not break the clean-up
-        signal.signal(one, signal.SIG_IGN)
-    stop.set()
+def _end_soon() -> None:
     # A network that is being loaded or warmed cannot be asked to stop: it holds nothing that needs an orderly end.
     watch = threading.Timer(END_WITHIN_S, _end_now)
     watch.daemon = True

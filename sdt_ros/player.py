@@ -30,7 +30,9 @@ _NS = 1_000_000_000
 _DEPTH_IF_UNKNOWN = 100  # old recorders did not know the depth of the history; drivers use up to 1000
 _FOREVER_S = 9223372036  # what ROS writes for "no limit"
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} s [{elapsed}<{remaining}]"
-_SETTLE_S = 0.2  # a subscriber that we see may not see us yet
+_SETTLE_S = 0.5  # a subscriber that we see may not see us yet; on a busy machine that took more than 0.2 s
+_ARRIVE_S = 1.0  # that reliable messages are given at the end, if a subscriber sleeps
+_LINGER_S = 0.2  # that those are given which nobody acknowledges
 
 
 class ReplayError(RuntimeError):
@@ -210,8 +212,9 @@ class Player:
                     self.report.passes += 1
                     self._play_once(chain([first], messages), bar)
                 self.report.wall_s = time.monotonic() - began_s
-        report = self.report
-        report.interrupted = self._stop.is_set()
+            report = self.report
+            report.interrupted = self._stop.is_set()
+            self._see_off()
         report.rate = report.bag_s / report.wall_s if report.wall_s > 0 else 0.0
         report.worst_lateness_ms = self._pacer.worst_lateness_s * 1e3
         return report
@@ -232,6 +235,19 @@ class Player:
             before_ns = message.timestamp_ns
             self.report.bag_s += passed_s
             bar.update(passed_s)
+
+    def _see_off(self) -> None:
+        """Let what was sent last arrive: a message is lost whose sender ends before it is fetched."""
+        from rclpy.duration import Duration
+
+        heard = [publisher for publisher in self._publishers.values() if publisher.get_subscription_count()]
+        give_up_s = time.monotonic() + _ARRIVE_S
+        for publisher in heard:
+            if self._stop.is_set():
+                return
+            publisher.wait_for_all_acked(Duration(seconds=max(0.0, give_up_s - time.monotonic())))
+        if heard:
+            self._stop.wait(_LINGER_S)
 
     def _topic_publishers(self) -> dict[str, Any]:
         names = list(self._config.topics) or list(self._bag.topics)

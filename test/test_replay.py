@@ -205,9 +205,11 @@ class Listener:
         while process.poll() is None and not until():
             self.executor.spin_once(timeout_sec=0.05)
             assert time.monotonic() < give_up, "the replay does not end"
-        quiet_from = time.monotonic() + 0.3
+        before, quiet_from = len(self.heard), time.monotonic() + 0.3
         while time.monotonic() < quiet_from:
             self.executor.spin_once(timeout_sec=0.05)
+            if process.poll() is not None and len(self.heard) > before and time.monotonic() < give_up:
+                before, quiet_from = len(self.heard), time.monotonic() + 0.3
 
     def close(self) -> None:
         self.executor.shutdown()

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sdt_ros.stopping import SIGNALS
+
 LARGE_DATA = "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true"
 
 
@@ -38,7 +40,7 @@ def uninterrupted() -> Iterator[None]:
         KeyboardInterrupt: at the end, where one of them came.
     """
     came: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in before:
         signal.signal(number, lambda signum, _: came.append(signum))
     try:

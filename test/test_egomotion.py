@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from sdt_ros.bags import BagWriter, open_bag
 from sdt_ros.calibration import Calibration
 from sdt_ros.cli import main
-from sdt_ros.egomotion import CameraMotion, Rescaler, ScaleConfig, ScaleFilter, Travel, Twist, View
+from sdt_ros.egomotion import CameraMotion, Look, Rescaler, ScaleConfig, ScaleFilter, Travel, Twist, View
 from sdt_ros.egomotion.agreement import agreement
 from sdt_ros.egomotion.mounting import Mounting, rotation_of
 from sdt_ros.egomotion.tiles import at_cells
@@ -101,17 +102,35 @@ def test_mountings_are_followed_both_ways_and_over_several_frames() -> None:
 
 def test_travel_is_the_integral_of_what_odometry_says() -> None:
     """A camera that shakes at 20 Hz goes far less within a window than its velocity in the middle says."""
-    motion, w = CameraMotion(), 2 * math.pi * 20
+    shaking, turning, w = CameraMotion(), CameraMotion(), 2 * math.pi * 20
     for k in range(400):
         t = k / 1000
-        motion.take(odometry(k * 1_000_000, (0.3, 0, math.cos(w * t)), (0, math.sin(w * t), 0)))
-    travel = motion.travel("camera", 200_000_000, WINDOW_S, 4)
-    assert travel is not None and not motion.problem
-    middle = 0.175
-    at = 0.15 + WINDOW_S * (np.arange(4) + 0.5) / 4
-    np.testing.assert_allclose(travel.shift[:, 0], 0.3 * (middle - at), atol=1e-9)
-    np.testing.assert_allclose(travel.shift[:, 2], (np.sin(w * middle) - np.sin(w * at)) / w, atol=2e-5)
-    np.testing.assert_allclose(travel.turn[:, 1], (np.cos(w * at) - np.cos(w * middle)) / w, atol=2e-5)
+        shaking.take(odometry(k * 1_000_000, (0.3, 0, math.cos(w * t)), (0, 0, 0)))
+        turning.take(odometry(k * 1_000_000, (0, 0, 0), (0, math.sin(w * t), 0)))
+    at, middle = 0.15 + WINDOW_S * (np.arange(4) + 0.5) / 4, 0.175
+    travel = shaking.travel("camera", 200_000_000, WINDOW_S, 4)
+    assert travel is not None and not shaking.problem
+    np.testing.assert_allclose(travel.turn, np.tile(np.eye(3), (4, 1, 1)), atol=1e-12)
+    np.testing.assert_allclose(travel.shift[:, 0], 0.3 * (at - middle), atol=1e-9)
+    np.testing.assert_allclose(travel.shift[:, 2], (np.sin(w * at) - np.sin(w * middle)) / w, atol=5e-5)
+    travel = turning.travel("camera", 200_000_000, WINDOW_S, 4)
+    assert travel is not None
+    angle = (np.cos(w * middle) - np.cos(w * at)) / w  # of each bin's axes, as the middle's see them
+    np.testing.assert_allclose(travel.turn[:, 0, 2], np.sin(angle), atol=5e-5)
+    np.testing.assert_allclose(travel.shift, 0, atol=1e-12)
+
+
+def test_a_camera_on_a_circle_comes_back() -> None:
+    """Half a turn about a point 1 m to the left: it has gone 2 m to where it now calls right, and looks back."""
+    twist = Twist(np.array([0.0, 0, math.pi]), np.array([0, -math.pi, 0]))  # ahead at pi m/s, turning left
+    travel = Travel.along([0, 5e8], 1e9, [0.0], [[*twist.linear, *twist.angular]])
+    ahead = np.array([0.0, 0, 1])  # seen a metre ahead at the start
+    np.testing.assert_allclose(travel.turn[0] @ ahead + travel.shift[0], [-2, 0, -1], atol=1e-4)
+    np.testing.assert_allclose(travel.turn[1] @ ahead + travel.shift[1], [0, 0, -1], atol=1e-4)
+    np.testing.assert_allclose(travel.turn @ np.swapaxes(travel.turn, 1, 2), np.tile(np.eye(3), (2, 1, 1)), atol=1e-12)
+    there, back = (Travel.along([a], b, [0.0], [[*twist.linear, *twist.angular]]) for a, b in ((0, 5e8), (5e8, 0)))
+    moved = there.turn[0] @ ahead + there.shift[0]
+    np.testing.assert_allclose(back.turn[0] @ moved + back.shift[0], ahead, atol=1e-12)
 
 
 def test_slow_odometry_is_taken_as_steady_and_old_odometry_not_at_all() -> None:
@@ -169,26 +188,41 @@ class Shot:
     """One simulated window with exact depth, and how the camera moved."""
 
     def __init__(
-        self, family: str, seed: int, camera: Camera = CAMERAS["davis346"], cells: tuple[int, int] = (130, 173)
+        self,
+        family: str,
+        seed: int,
+        camera: Camera = CAMERAS["davis346"],
+        cells: tuple[int, int] = (130, 173),
+        number: int = 0,
     ) -> None:
         atlas = build_atlas(seed)
-        scene = sample_scenes(family, 1, 0.1, seed, atlas.count)
+        scene = sample_scenes(family, 1, 0.2, seed, atlas.count)
         eye = EventCamera(scene, camera, SensorConfig(), atlas, seed)
-        eye.advance(2_000)
-        events = eye.advance(52_000)
+        begin_us = 2_000 + 50_000 * number
+        eye.advance(begin_us)
+        events = eye.advance(begin_us + 50_000)
         whole = np.zeros((4, 2, camera.height, camera.width), np.uint8)
-        whole[np.clip((events["t"] - 2_000) // 12_500, 0, 3), events["p"], events["y"], events["x"]] = 1
+        whole[np.clip((events["t"] - begin_us) // 12_500, 0, 3), events["p"], events["y"], events["x"]] = 1
         self.spikes = reduce_spikes(whole, *cells)
         self.depth = eye.last.depth[0].numpy().astype(np.float32)
         self.depth[np.isinf(self.depth)] = np.nan
-        times = torch.tensor([0.002, 0.052], dtype=torch.float64)
-        rotations, positions = scene.path.pose(torch.zeros(2, dtype=torch.int64), times)
-        self.twist = Twist.between(rotations.numpy(), positions.numpy(), WINDOW_S)
+        self.path = scene.path
+        self.twist = self.moved(begin_us / 1e6, WINDOW_S)
         self.travel = Travel.steady(self.twist, WINDOW_S, 4)
         k = np.array(camera.k).reshape(3, 3)
         d, p = np.array([*camera.d, 0, 0, 0][:5], float), np.hstack([k, np.zeros((3, 1))])
         self.calibration = Calibration(camera.width, camera.height, k, d, "plumb_bob", np.eye(3), p)
         self.view = View.of(self.calibration, cells)
+
+    def moved(self, begin_s: float, seconds: float) -> Twist:
+        """The mean velocity of the camera."""
+        times = torch.tensor([begin_s, begin_s + seconds], dtype=torch.float64)
+        rotations, positions = self.path.pose(torch.zeros(2, dtype=torch.int64), times)
+        return Twist.between(rotations.numpy(), positions.numpy(), seconds)
+
+    def looks(self, depth: np.ndarray) -> list[Look]:
+        """The window with a depth that may be wrong."""
+        return [Look(self.spikes, depth, self.travel)]
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +235,8 @@ def test_depth_that_is_off_by_a_factor_is_put_right(shots: list[Shot]) -> None:
     for shot in shots:
         for wrong in (0.5, 1.0, 2.0):
             scale = ScaleFilter(ScaleConfig(memory_s=0))
-            out = scale(shot.spikes, shot.depth * np.float32(wrong), 1, shot.view, shot.travel)
+            depth = shot.depth * np.float32(wrong)
+            out = scale(depth, 1, shot.view, shot.looks(depth))
             assert out.dtype == np.float32
             np.testing.assert_array_equal(np.isnan(out), np.isnan(shot.depth))
             assert 0.1 <= scale.deviation < 0.25
@@ -215,25 +250,25 @@ def test_a_camera_that_does_not_move_from_its_place_says_nothing(shots: list[Sho
     for angular in ((0, 0, 0), (0.2, -0.3, 0.1)):
         scale = ScaleFilter()
         still = Travel.steady(Twist(np.zeros(3), np.array(angular, float)), WINDOW_S, 4)
-        out = scale(shot.spikes, shot.depth, 1, shot.view, still)
+        out = scale(shot.depth, 1, shot.view, [Look(shot.spikes, shot.depth, still)])
         assert scale.ln_factor == pytest.approx(0, abs=0.02)
         assert scale.deviation == pytest.approx(ScaleConfig().prior, rel=0.1)
-        np.testing.assert_allclose(out[~np.isnan(out)], shot.depth[~np.isnan(out)], rtol=0.02)
+        np.testing.assert_allclose(out[~np.isnan(out)], shot.depth[~np.isnan(out)], rtol=0.03)
 
 
 def test_what_was_learnt_is_kept_for_a_while_and_forgotten(shots: list[Shot]) -> None:
     shot = shots[0]
     scale = ScaleFilter()
-    scale(shot.spikes, shot.depth * 2, 10**9, shot.view, shot.travel)
+    scale(shot.depth * 2, 10**9, shot.view, shot.looks(shot.depth * 2))
     learnt = scale.ln_factor
     assert learnt < -0.4
-    scale(shot.spikes, shot.depth, 10**9 + 10**8, shot.view, None)
+    scale(shot.depth, 10**9 + 10**8, shot.view, [])
     assert 1.05 * learnt < scale.ln_factor < 0.8 * learnt, "a tenth of a second"
-    out = scale(shot.spikes, shot.depth, 10 * 10**9, shot.view, None)
+    out = scale(shot.depth, 10 * 10**9, shot.view, [])
     assert scale.ln_factor == pytest.approx(0, abs=0.02) and scale.deviation == pytest.approx(0.5, rel=0.1)
     np.testing.assert_allclose(out, shot.depth * math.exp(scale.ln_factor), rtol=1e-5)
-    scale(shot.spikes, shot.depth * 2, 11 * 10**9, shot.view, shot.travel)
-    scale(shot.spikes, shot.depth, 5 * 10**9, shot.view, None)  # a recording that starts over
+    scale(shot.depth * 2, 11 * 10**9, shot.view, shot.looks(shot.depth * 2))
+    scale(shot.depth, 5 * 10**9, shot.view, [])  # a recording that starts over
     assert scale.ln_factor == pytest.approx(0, abs=0.02)
 
 
@@ -244,11 +279,83 @@ def test_each_place_has_a_factor_of_its_own(shots: list[Shot]) -> None:
         wrong = shot.depth.copy()
         wrong[:, :173] *= 0.8
         wrong[:, 173:] *= 1.25
-        out = ScaleFilter(ScaleConfig(memory_s=0))(shot.spikes, wrong, 1, shot.view, shot.travel)
+        out = ScaleFilter(ScaleConfig(memory_s=0))(wrong, 1, shot.view, shot.looks(wrong))
         for half in (slice(0, 140), slice(206, None)):
             before, after = (float(np.nanmedian(np.log(d / shot.depth)[:, half])) for d in (wrong, out))
             gained.append(abs(before) - abs(after))
     assert np.mean(gained) > 0.08, gained
+
+
+def test_a_place_is_remembered_where_nothing_is_seen_of_it(shots: list[Shot]) -> None:
+    """The right half is too near; then its events are missing: what was learnt of it holds for a while."""
+    shot = shots[0]
+    wrong = shot.depth.copy()
+    wrong[:, 173:] *= 0.75
+    blind = shot.spikes.copy()
+    blind[..., 86:] = 0
+    right = {}
+    for memory_s in (0.0, 0.3, 1.0):
+        scale = ScaleFilter(ScaleConfig(place_memory_s=memory_s))
+        scale(wrong, 10**9, shot.view, shot.looks(wrong))
+        out = scale(wrong, 10**9 + 50_000_000, shot.view, [Look(blind, wrong, shot.travel)])
+        right[memory_s] = float(np.nanmedian(np.log(out / wrong)[:, 240:])) - scale.ln_factor
+    assert abs(right[0.0]) < 0.01 and 0.1 < right[0.3] < right[1.0], right
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many windows were looked at, each time that the scale was asked of the events."""
+    counts: list[int] = []
+
+    def counted(looks: list[Look], *args: Any) -> Any:
+        counts.append(len(looks))
+        return agreement(looks, *args)
+
+    monkeypatch.setattr("sdt_ros.egomotion.scale.agreement", counted)
+    return counts
+
+
+def test_the_window_before_tells_more() -> None:
+    """The factor that events ask for, where depth is right: of a window alone, and behind the one before it."""
+    grid = np.linspace(-1, 1, 33)
+    asked: dict[int, list[float]] = {1: [], 2: []}
+    for family, seed in [(family, seed) for family in ("driving", "flying") for seed in (1, 2, 3)]:
+        shots = [Shot(family, seed, number=number) for number in (1, 2)]
+        moment_ns = 127_000_000  # the second's middle
+        velocities = [shots[0].moved(0.002 * k - 0.001, 0.002) for k in range(1, 76)]
+        velocity = [[*each.linear, *each.angular] for each in velocities]
+        looks = []
+        for shot, end_ms in zip(shots, (102, 152), strict=True):
+            at_ns = 1e6 * (end_ms - 50 + 50 * (np.arange(4) + 0.5) / 4)
+            travel = Travel.along(at_ns, moment_ns, 2e6 * np.arange(1, 76), velocity)
+            looks.append(Look(shot.spikes, shot.depth, travel))
+        for count, errors in asked.items():
+            found = agreement(looks[-count:], shots[1].view, np.exp(grid).astype(np.float32))
+            correlation = found.across.sum((1, 2)) / found.within.sum((1, 2))
+            weight = np.exp((correlation - correlation.max()) / 0.01)
+            errors.append(abs(float(grid @ weight / weight.sum())))
+    assert np.mean(asked[1]) < 0.1 and np.mean(asked[2]) < 0.6 * np.mean(asked[1]), asked
+
+
+def test_windows_are_compared_with_one_that_ended_shortly_before_they_began(
+    shots: list[Shot], compared: list[int]
+) -> None:
+    shot, motion, ms = shots[0], CameraMotion(), 1_000_000
+    for k in range(300):
+        motion.take(odometry(k * 5 * ms, shot.twist.linear, shot.twist.angular))
+
+    def looks(ends_ms: list[int], spikes: list[np.ndarray] | None = None) -> list[int]:
+        compared.clear()
+        rescaler = Rescaler(motion)
+        for end, some in zip(ends_ms, spikes or [shot.spikes] * len(ends_ms), strict=True):
+            rescaler(some, shot.depth, shot.calibration, "camera", end * ms, WINDOW_S)
+        return list(compared)
+
+    assert looks([500, 550, 600]) == [1, 2, 2]
+    assert looks([500, 525, 550, 575]) == [1, 1, 2, 2], "windows that overlap are not compared"
+    assert looks([500, 590, 691]) == [1, 2, 1], "but for a gap as long as a window"
+    assert looks([500, 550, 500, 550]) == [1, 2, 1, 2], "a recording that starts over"
+    assert looks([500, 550], [shot.spikes[:2], shot.spikes]) == [1, 1], "other bins"
 
 
 def test_something_that_moves_by_itself_does_not_decide(shots: list[Shot]) -> None:
@@ -257,7 +364,7 @@ def test_something_that_moves_by_itself_does_not_decide(shots: list[Shot]) -> No
         wrong = shot.depth.copy()
         wrong[:, :115] *= 2  # what is there agrees best at half of this
         scale = ScaleFilter(ScaleConfig(memory_s=0))
-        out = scale(shot.spikes, wrong, 1, shot.view, shot.travel)
+        out = scale(wrong, 1, shot.view, shot.looks(wrong))
         assert abs(scale.ln_factor) < 0.2
         rest = np.log(out / shot.depth)[:, 170:]
         assert abs(np.nanmedian(rest)) < 0.2
@@ -313,9 +420,9 @@ def test_a_stranger_a_gap_and_another_lens(shots: list[Shot]) -> None:
 def test_what_makes_no_sense_is_refused(shots: list[Shot]) -> None:
     shot, one = shots[0], np.ones(1, np.float32)
     with pytest.raises(ValueError, match="one bin has nothing"):
-        agreement(shot.spikes[:1], shot.depth, shot.view, Travel.steady(shot.twist, WINDOW_S, 1), one)
+        agreement([Look(shot.spikes[:1], shot.depth, Travel.steady(shot.twist, WINDOW_S, 1))], shot.view, one)
     with pytest.raises(ValueError, match="view is of 130x173 cells, the spikes are of 65x173"):
-        agreement(shot.spikes[:, :, :65], shot.depth, shot.view, shot.travel, one)
+        agreement([Look(shot.spikes[:, :, :65], shot.depth, shot.travel)], shot.view, one)
     for name, value in (("prior", 0.0), ("weight", math.inf), ("memory_s", -1.0), ("local", math.nan), ("strays", 1.0)):
         with pytest.raises(ValueError, match=f"{name} is"):
             ScaleConfig(**{name: value})

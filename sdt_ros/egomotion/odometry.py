@@ -84,19 +84,24 @@ class CameraMotion:
         with self._lock:
             self._mounting.take(message)
 
-    def travel(self, camera_frame: str, end_ns: int, window_s: float, bins: int) -> Travel | None:
-        """How far the camera goes within a window; None where that is not known, and `problem` says why.
+    def travel(
+        self, camera_frame: str, end_ns: int, window_s: float, bins: int, moment_ns: float | None = None
+    ) -> Travel | None:
+        """How the camera moves from each bin of a window to a moment; None where not known, `problem` says why.
 
         Args:
             camera_frame: the optical frame that the events are of.
             end_ns: the window's end [ns].
             window_s: its duration [s].
             bins: of the window.
+            moment_ns: the moment [ns]; the window's middle if None.
         """
-        edges = end_ns - window_s * 1e9 * (1 - (np.arange(bins) + 0.5) / bins)
+        at = end_ns - window_s * 1e9 * (1 - (np.arange(bins) + 0.5) / bins)
         middle = end_ns - window_s * 0.5e9
+        moment = middle if moment_ns is None else moment_ns
         with self._lock:
-            first, last = bisect.bisect_left(self._stamps, edges[0]), bisect.bisect_right(self._stamps, edges[-1])
+            first = bisect.bisect_left(self._stamps, min(at[0], moment))
+            last = bisect.bisect_right(self._stamps, max(at[-1], moment))
             first, last = max(0, first - 1), min(len(self._stamps), last + 1)
             stamps, twists = np.array(self._stamps[first:last], float), self._twists[first:last]
             frame = self._frame
@@ -124,17 +129,4 @@ class CameraMotion:
         velocity = np.array(
             [[*moved.linear, *moved.angular] for moved in (twist.of_point(*mounted) for twist in twists)]
         )
-        gone = np.stack([_integral(edges, stamps, v) - _integral(middle, stamps, v) for v in velocity.T], -1) / 1e9
-        return Travel(-gone[:, :3], -gone[:, 3:])
-
-
-def _integral(at: np.ndarray | float, stamps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Of values that are linear between their stamps and constant beyond them, from the first stamp on."""
-    at = np.asarray(at, float)
-    within = np.clip(at, stamps[0], stamps[-1])
-    before = np.clip(np.searchsorted(stamps, within, "right") - 1, 0, len(stamps) - 1)
-    sums = np.concatenate([[0.0], np.cumsum(0.5 * (values[1:] + values[:-1]) * np.diff(stamps))])
-    here = np.interp(within, stamps, values)
-    inside = sums[before] + 0.5 * (values[before] + here) * (within - stamps[before])
-    beyond: np.ndarray = inside + np.where(at < stamps[0], values[0], values[-1]) * (at - within)
-    return beyond
+        return Travel.along(at, moment, stamps, velocity)

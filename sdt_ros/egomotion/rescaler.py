@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sdt_ros.calibration import Calibration
+from sdt_ros.egomotion.agreement import Look
 from sdt_ros.egomotion.odometry import CameraMotion
 from sdt_ros.egomotion.scale import ScaleConfig, ScaleFilter
 from sdt_ros.egomotion.view import View
@@ -13,6 +16,18 @@ from sdt_ros.events.reduce import reduce_spikes
 
 MOST_CELLS = 60_000
 """Of the grid that spikes are warped on. Larger sensors see more of each motion, and can do with coarser cells."""
+
+_SLACK_NS = 1_000_000  # two windows may overlap by so much and count as one behind the other
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A window that later ones are compared with: spikes, depth in their cells [m], end [ns] and duration [s]."""
+
+    spikes: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    stamp_ns: int
+    window_s: float
 
 
 class Rescaler:
@@ -37,6 +52,7 @@ class Rescaler:
     def _start_over(self) -> None:
         self.scale = ScaleFilter(self._config)
         self.used = 0
+        self._before: list[_Seen] = []
 
     @property
     def problem(self) -> str:
@@ -79,10 +95,37 @@ class Rescaler:
         if spikes.shape[0] < 2:
             self._motion.problem = "windows of one bin show no motion: the scale is for networks of two bins or more"
             return depth
-        travel = self._motion.travel(frame_id, stamp_ns, window_s, spikes.shape[0])
-        if travel is None and not self.used:
-            return depth
-        if travel is not None:
+        now = _Seen(reduce_spikes(spikes, *size).copy(), _in_cells(depth, size), stamp_ns, window_s)
+        looks = self._looks(now, frame_id)
+        if looks:
             self.used += 1
             self._known_ns = self._end_ns
-        return self.scale(reduce_spikes(spikes, *size), depth, self._end_ns, self._view, travel)
+        return self.scale(depth, self._end_ns, self._view, looks) if self.used else depth
+
+    def _looks(self, now: _Seen, frame_id: str) -> list[Look]:
+        """The window, behind the last one that ended before it began if that is not long ago; empty without motion."""
+        duration_ns = 1e9 * now.window_s
+        begin_ns, middle_ns = now.stamp_ns - duration_ns, now.stamp_ns - 0.5 * duration_ns
+        if self._before and now.stamp_ns <= self._before[-1].stamp_ns:  # a recording that starts over
+            self._before.clear()
+        earlier = [each for each in self._before if each.stamp_ns > begin_ns - duration_ns]
+        self._before = [*earlier, now]
+        behind = [each for each in earlier if each.stamp_ns <= begin_ns + _SLACK_NS and _are_alike(each, now)][-1:]
+        looks = []
+        for each in (*behind, now):  # the last one leaves its problem, if it has any
+            travel = self._motion.travel(frame_id, each.stamp_ns, each.window_s, len(each.spikes), middle_ns)
+            if travel is not None:
+                looks.append(Look(each.spikes, each.depth, travel))
+            elif each is now:
+                return []
+        return looks
+
+
+def _are_alike(one: _Seen, other: _Seen) -> bool:
+    return one.spikes.shape == other.spikes.shape and one.window_s == other.window_s
+
+
+def _in_cells(depth: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """The depth in the middle of each cell of a grid."""
+    rows, columns = ((2 * np.arange(n) + 1) * of // (2 * n) for n, of in zip(size, depth.shape, strict=True))
+    return depth[rows[:, None], columns]

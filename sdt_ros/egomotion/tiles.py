@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sdt_ros.egomotion.agreement import TILE
 from sdt_ros.egomotion.view import View
 
-_SPREAD = 2.0  # standard deviation of the window that a place is judged by [tiles]
+_SPREAD = 1.5  # standard deviation of the window that a place is judged by [tiles]
 
 AREA = 2 * math.pi * _SPREAD**2
 """Of that window [tiles]: so many tiles share what they know."""

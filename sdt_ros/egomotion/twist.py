@@ -66,28 +66,66 @@ class Twist:
         return Twist(turn.T @ (self.linear + np.cross(self.angular, np.asarray(offset, float))), turn.T @ self.angular)
 
 
+_STEP_NS = 2.5e6  # along which a velocity counts as steady
+
+
 @dataclass(frozen=True, eq=False)
 class Travel:
-    """How far a camera goes from the middle of each bin of a window to the middle of the window.
+    """Where a moving camera sees at one moment what stood still since the middle of each bin of a window.
 
-    Turns are small, so that they add up like distances.
+    A point P in the camera's axes then is at `turn @ P + shift` at that moment.
 
     Attributes:
-        shift: float64 [T, 3], the integral of the linear velocity [m], negative where the bin lies behind.
-        turn: float64 [T, 3], the integral of the angular velocity [rad].
+        turn: float64 [T, 3, 3], rotations from the camera's axes in each bin to those of the moment.
+        shift: float64 [T, 3] [m].
     """
 
-    shift: NDArray[np.float64]
     turn: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+    @classmethod
+    def along(cls, at_ns: ArrayLike, moment_ns: float, stamps_ns: ArrayLike, velocity: ArrayLike) -> Travel:
+        """Where it sees them after it has moved as measured, linearly between measurements and steadily beyond them.
+
+        Args:
+            at_ns: [T], middles of the bins [ns].
+            moment_ns: the moment [ns].
+            stamps_ns: [N], of the measurements, rising [ns].
+            velocity: [N, 6], linear [m/s] and angular [rad/s], in the camera's axes.
+        """
+        at, stamps = np.asarray(at_ns, float), np.asarray(stamps_ns, float)
+        begin, end = min(at.min(), moment_ns), max(at.max(), moment_ns)
+        edges = np.unique(np.concatenate([at, [moment_ns], np.arange(begin, end, _STEP_NS)]))
+        seconds = np.diff(edges) / 1e9
+        middles = 0.5 * (edges[1:] + edges[:-1])
+        steps = np.stack([np.interp(middles, stamps, part) for part in np.asarray(velocity, float).T], -1)
+        rotations, positions = np.empty((len(edges), 3, 3)), np.zeros((len(edges), 3))
+        rotations[0] = np.eye(3)
+        for k, (step, time) in enumerate(zip(steps, seconds, strict=True)):
+            half = rotations[k] @ _rotation(0.5 * time * step[3:])
+            positions[k + 1] = positions[k] + half @ step[:3] * time
+            rotations[k + 1] = half @ _rotation(0.5 * time * step[3:])
+        bins, moment = np.searchsorted(edges, at), int(np.searchsorted(edges, moment_ns))
+        back = rotations[moment].T
+        return cls(back @ rotations[bins], (positions[bins] - positions[moment]) @ back.T)
 
     @classmethod
     def steady(cls, twist: Twist, window_s: float, bins: int) -> Travel:
-        """At the same velocity all the time.
+        """To the middle of a window, at the same velocity all the time.
 
         Args:
             twist: the velocity.
             window_s: duration of the window [s].
             bins: T.
         """
-        seconds = window_s * (0.5 - (np.arange(bins) + 0.5) / bins)
-        return cls(seconds[:, None] * twist.linear, seconds[:, None] * twist.angular)
+        at_ns = 1e9 * window_s * (np.arange(bins) + 0.5) / bins
+        return cls.along(at_ns, 0.5e9 * window_s, [0.0], [[*twist.linear, *twist.angular]])
+
+
+def _rotation(turn: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rotation [3, 3] about a vector by its length [rad]."""
+    angle = float(np.linalg.norm(turn))
+    x, y, z = turn
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    first, second = (np.sin(angle) / angle, (1 - np.cos(angle)) / angle**2) if angle > 1e-6 else (1.0, 0.5)
+    return np.eye(3) + first * cross + second * cross @ cross

@@ -49,8 +49,8 @@ class Agreement:
     """What N factors of the depth do to the bins of the windows looked at, tile by tile.
 
     With the bins' pictures I_k, ON less OFF, `across / within`, each summed over any tiles, is the mean product of two
-    bins over the mean square of one. Only bins are compared that have half of all bins between them or more: an edge
-    fires several times in a pixel, so that neighbouring bins agree best with no motion at all.
+    bins over the mean square of one. Only bins are compared that are half of all bins apart or more: an edge fires
+    several times in a pixel, so that neighbouring bins agree best with no motion at all.
 
     Attributes:
         across: float32 [N, rows, columns], products of bins, scaled to as many pairs as `within` has squares.

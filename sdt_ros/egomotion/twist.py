@@ -66,7 +66,7 @@ class Twist:
         return Twist(turn.T @ (self.linear + np.cross(self.angular, np.asarray(offset, float))), turn.T @ self.angular)
 
 
-_STEP_NS = 2.5e6  # along which a velocity counts as steady
+_STEP_NS = 2.5e6  # along which the mean velocity stands for all
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +97,8 @@ class Travel:
         begin, end = min(at.min(), moment_ns), max(at.max(), moment_ns)
         edges = np.unique(np.concatenate([at, [moment_ns], np.arange(begin, end, _STEP_NS)]))
         seconds = np.diff(edges) / 1e9
-        middles = 0.5 * (edges[1:] + edges[:-1])
-        steps = np.stack([np.interp(middles, stamps, part) for part in np.asarray(velocity, float).T], -1)
+        gone = np.stack([_integral(edges, stamps, part) for part in np.asarray(velocity, float).T], -1) / 1e9
+        steps = np.diff(gone, axis=0) / seconds[:, None]  # mean velocities
         rotations, positions = np.empty((len(edges), 3, 3)), np.zeros((len(edges), 3))
         rotations[0] = np.eye(3)
         for k, (step, time) in enumerate(zip(steps, seconds, strict=True)):
@@ -120,6 +120,16 @@ class Travel:
         """
         at_ns = 1e9 * window_s * (np.arange(bins) + 0.5) / bins
         return cls.along(at_ns, 0.5e9 * window_s, [0.0], [[*twist.linear, *twist.angular]])
+
+
+def _integral(at: NDArray[np.float64], stamps: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of values that are linear between their stamps and constant beyond them, from the first stamp on."""
+    within = np.clip(at, stamps[0], stamps[-1])
+    before = np.clip(np.searchsorted(stamps, within, "right") - 1, 0, len(stamps) - 1)
+    sums = np.concatenate([[0.0], np.cumsum(0.5 * (values[1:] + values[:-1]) * np.diff(stamps))])
+    inside = sums[before] + 0.5 * (values[before] + np.interp(within, stamps, values)) * (within - stamps[before])
+    beyond: NDArray[np.float64] = inside + np.where(at < stamps[0], values[0], values[-1]) * (at - within)
+    return beyond
 
 
 def _rotation(turn: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -80,9 +80,7 @@ def agreement(looks: Sequence[Look], view: View, factors: NDArray[np.float32]) -
         if look.spikes.shape[2:] != view.size:
             rows, columns = look.spikes.shape[2:]
             raise ValueError(f"the view is of {height}x{width} cells, the spikes are of {rows}x{columns}")
-    firsts = np.cumsum([0, *(len(look.spikes) for look in looks)])
-    most = MOST_SPIKES // len(looks)
-    parts = [_spikes(look, view, int(first), most) for look, first in zip(looks, firsts, strict=False)]
+    parts = [_spikes(look, view, k * bins // len(looks), MOST_SPIKES // len(looks)) for k, look in enumerate(looks)]
     tiles = len(factors), -(-height // TILE), -(-width // TILE)
     across, within = np.zeros(tiles, np.float32), np.zeros(tiles, np.float32)
     turn, shift = (np.concatenate([getattr(look.travel, name) for look in looks]) for name in ("turn", "shift"))
@@ -96,17 +94,21 @@ def agreement(looks: Sequence[Look], view: View, factors: NDArray[np.float32]) -
 
 def _spikes(look: Look, view: View, first_bin: int, most: int) -> tuple[NDArray[Any], ...]:
     """A window's spikes as lists: bin int32, sign float32, ray x and y float32, depth float32."""
-    _, _, height, width = look.spikes.shape
-    depth = look.depth
     t_bin, polarity, row, column = np.nonzero(look.spikes)
     if row.size > most:
         every = (np.arange(most) * (row.size / most)).astype(np.intp)
         t_bin, polarity, row, column = t_bin[every], polarity[every], row[every], column[every]
-    near = depth[(2 * row + 1) * depth.shape[0] // (2 * height), (2 * column + 1) * depth.shape[1] // (2 * width)]
+    near = in_cells(look.depth, view.size)[row, column]
     x, y = view.rays[:, row, column]
     known = np.isfinite(near) & np.isfinite(x)
     sign = np.where(polarity[known] == 1, 1, -1).astype(np.float32)
     return (first_bin + t_bin[known]).astype(np.int32), sign, x[known], y[known], near[known].astype(np.float32)
+
+
+def in_cells(depth: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """The depth [h, w] in the middle of each cell of a grid of so many rows and columns."""
+    rows, columns = ((2 * np.arange(n) + 1) * of // (2 * n) for n, of in zip(size, depth.shape, strict=True))
+    return depth[rows[:, None], columns]
 
 
 def compile_loops() -> None:

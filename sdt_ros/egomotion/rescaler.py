@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdt_ros.calibration import Calibration
-from sdt_ros.egomotion.agreement import Look
+from sdt_ros.egomotion.agreement import Look, in_cells
 from sdt_ros.egomotion.odometry import CameraMotion
 from sdt_ros.egomotion.scale import ScaleConfig, ScaleFilter
 from sdt_ros.egomotion.view import View
@@ -21,7 +21,7 @@ _SLACK_NS = 1_000_000  # two windows may overlap by so much and count as one beh
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class _Window:
     """A window that later ones are compared with: spikes, depth in their cells [m], end [ns] and duration [s]."""
 
     spikes: NDArray[np.uint8]
@@ -52,7 +52,7 @@ class Rescaler:
     def _start_over(self) -> None:
         self.scale = ScaleFilter(self._config)
         self.used = 0
-        self._before: list[_Seen] = []
+        self._recent: list[_Window] = []
 
     @property
     def problem(self) -> str:
@@ -95,21 +95,21 @@ class Rescaler:
         if spikes.shape[0] < 2:
             self._motion.problem = "windows of one bin show no motion: the scale is for networks of two bins or more"
             return depth
-        now = _Seen(reduce_spikes(spikes, *size).copy(), _in_cells(depth, size), stamp_ns, window_s)
+        now = _Window(reduce_spikes(spikes, *size).copy(), in_cells(depth, size), stamp_ns, window_s)
         looks = self._looks(now, frame_id)
         if looks:
             self.used += 1
             self._known_ns = self._end_ns
         return self.scale(depth, self._end_ns, self._view, looks) if self.used else depth
 
-    def _looks(self, now: _Seen, frame_id: str) -> list[Look]:
+    def _looks(self, now: _Window, frame_id: str) -> list[Look]:
         """The window, behind the last one that ended before it began if that is not long ago; empty without motion."""
         duration_ns = 1e9 * now.window_s
         begin_ns, middle_ns = now.stamp_ns - duration_ns, now.stamp_ns - 0.5 * duration_ns
-        if self._before and now.stamp_ns <= self._before[-1].stamp_ns:  # a recording that starts over
-            self._before.clear()
-        earlier = [each for each in self._before if each.stamp_ns > begin_ns - duration_ns]
-        self._before = [*earlier, now]
+        if self._recent and now.stamp_ns <= self._recent[-1].stamp_ns:  # a recording that starts over
+            self._recent.clear()
+        earlier = [each for each in self._recent if each.stamp_ns > begin_ns - duration_ns]
+        self._recent = [*earlier, now]
         behind = [each for each in earlier if each.stamp_ns <= begin_ns + _SLACK_NS and _are_alike(each, now)][-1:]
         looks = []
         for each in (*behind, now):  # the last one leaves its problem, if it has any
@@ -121,11 +121,5 @@ class Rescaler:
         return looks
 
 
-def _are_alike(one: _Seen, other: _Seen) -> bool:
+def _are_alike(one: _Window, other: _Window) -> bool:
     return one.spikes.shape == other.spikes.shape and one.window_s == other.window_s
-
-
-def _in_cells(depth: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """The depth in the middle of each cell of a grid."""
-    rows, columns = ((2 * np.arange(n) + 1) * of // (2 * n) for n, of in zip(size, depth.shape, strict=True))
-    return depth[rows[:, None], columns]

@@ -102,9 +102,10 @@ class Travel:
         rotations, positions = np.empty((len(edges), 3, 3)), np.zeros((len(edges), 3))
         rotations[0] = np.eye(3)
         for k, (step, time) in enumerate(zip(steps, seconds, strict=True)):
-            half = rotations[k] @ _rotation(0.5 * time * step[3:])
-            positions[k + 1] = positions[k] + half @ step[:3] * time
-            rotations[k + 1] = half @ _rotation(0.5 * time * step[3:])
+            turn = _rotation(0.5 * time * step[3:])
+            halfway = rotations[k] @ turn
+            positions[k + 1] = positions[k] + halfway @ step[:3] * time
+            rotations[k + 1] = halfway @ turn
         bins, moment = np.searchsorted(edges, at), int(np.searchsorted(edges, moment_ns))
         back = rotations[moment].T
         return cls(back @ rotations[bins], (positions[bins] - positions[moment]) @ back.T)

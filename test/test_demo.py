@@ -120,10 +120,14 @@ def test_what_cannot_be_shown_is_one_clear_message(
         "no such topic": (["--bag", str(bag), "--topic", "/other"], 1, "no topic /other"),
         "rate": (["--bag", str(bag), "--rate", "-1"], 2, "--rate"),
     }[case]
+    earlier = tmp_path / "out" / "depth_0000.png"
+    earlier.parent.mkdir()
+    earlier.write_text("of an earlier run")
     assert main(["demo", *arguments, "--out", str(tmp_path / "out")]) == code
     said = capsys.readouterr().err
     assert said.startswith("sdt demo: ") and said.count("\n") == 1 and text in said
     assert not (tmp_path / "out" / "summary.json").exists()
+    assert earlier.exists(), "what was asked for wrongly costs no results"
 
 
 @pytest.mark.ros

@@ -43,9 +43,6 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         BagError, CheckpointError, DeviceError, GraphError, ValueError: what cannot be used, and why.
     """
-    for name in ("summary.json", "report.html", "animation.gif", "depth_*.png"):  # of an earlier run
-        for old in args.out.glob(name):
-            old.unlink()
     weights = args.weights or default_weights()
     if weights is None:
         estimator = DepthEstimator.untrained(args.preset, args.device)
@@ -67,6 +64,10 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     if weights is not None:
         node["weights"] = weights
+    # Not before all that was asked for is known to be usable: a misspelt bag shall cost no results.
+    for name in ("summary.json", "report.html", "animation.gif", "depth_*.png"):  # of an earlier run
+        for old in args.out.glob(name):
+            old.unlink()
     incomplete: list[dict[str, float]] = []
     while True:
         print(f"replay at {rate:g}x")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,29 +79,30 @@ def agreement(looks: Sequence[Look], view: View, factors: NDArray[np.float32]) -
         if look.spikes.shape[2:] != view.size:
             rows, columns = look.spikes.shape[2:]
             raise ValueError(f"the view is of {height}x{width} cells, the spikes are of {rows}x{columns}")
-    parts = [_spikes(look, view, k * bins // len(looks), MOST_SPIKES // len(looks)) for k, look in enumerate(looks)]
+    points, counts, shifts = zip(*(_points(look, view, MOST_SPIKES // len(looks)) for look in looks), strict=True)
     tiles = len(factors), -(-height // TILE), -(-width // TILE)
     across, within = np.zeros(tiles, np.float32), np.zeros(tiles, np.float32)
-    turn, shift = (np.concatenate([getattr(look.travel, name) for look in looks]) for name in ("turn", "shift"))
     spread(
-        _compare, len(factors), len(factors) * 8 * height * width, *map(np.concatenate, zip(*parts, strict=True)),
-        turn.astype(np.float32), shift.astype(np.float32), np.array([*view.focal, *view.centre], np.float32),
-        factors.astype(np.float32), across, within, height, width, parts=2,
+        _compare, len(factors), len(factors) * 8 * height * width, np.concatenate(points, 1), np.concatenate(counts),
+        np.concatenate(shifts), factors.astype(np.float32), across, within, height, width, parts=2,
     )  # fmt: skip
     return Agreement(across, within)
 
 
-def _spikes(look: Look, view: View, first_bin: int, most: int) -> tuple[NDArray[Any], ...]:
-    """A window's spikes as lists: bin int32, sign float32, ray x and y float32, depth float32."""
-    t_bin, polarity, row, column = np.nonzero(look.spikes)
-    if row.size > most:
-        every = (np.arange(most) * (row.size / most)).astype(np.intp)
-        t_bin, polarity, row, column = t_bin[every], polarity[every], row[every], column[every]
-    near = in_cells(look.depth, view.size)[row, column]
-    x, y = view.rays[:, row, column]
-    known = np.isfinite(near) & np.isfinite(x)
-    sign = np.where(polarity[known] == 1, 1, -1).astype(np.float32)
-    return (first_bin + t_bin[known]).astype(np.int32), sign, x[known], y[known], near[known].astype(np.float32)
+def _points(look: Look, view: View, most: int) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.float32]]:
+    """A window's spikes as the view sees them after the camera's turn alone.
+
+    Returns:
+        float32 [4, S], bin after bin: column, row [cells] and 1, each times the depth [m], and 1 for ON, -1 for OFF;
+        how many each bin has [T]; and the bins' shifts in the same coordinates, float32 [T, 3]. With depth multiplied
+        by f, a spike is at f times its point plus its bin's shift.
+    """
+    lens = np.array([[view.focal[0], 0, view.centre[0]], [0, view.focal[1], view.centre[1]], [0, 0, 1]])
+    turn, shift = (lens @ look.travel.turn).astype(np.float32), (look.travel.shift @ lens.T).astype(np.float32)
+    fired = int(np.count_nonzero(look.spikes[:, 0] != look.spikes[:, 1]))
+    points, counts = np.empty((4, min(most, fired)), np.float32), np.zeros(len(turn), np.intp)
+    found = _list(look.spikes, in_cells(look.depth, view.size), view.rays, turn, fired, points, counts)
+    return points[:, :found], counts, shift
 
 
 def in_cells(depth: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -119,43 +119,100 @@ def compile_loops() -> None:
     agreement([look], view, np.ones(1, np.float32))
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "arcp", "nsz"})
-def _compare(  # type: ignore[no-untyped-def]
-    begin, end, t_bin, sign, x, y, depth, turn, shift, lens, factors, across, within, height, width
-):
-    """See `agreement`, for the factors `begin` to `end`; spikes as lists."""
-    bins = len(turn)
-    apart = max(1, bins // 2)
-    images = np.empty((height, width, bins), np.float32)
-    share = np.float32(bins / ((bins - apart) * (bins - apart + 1) / 2))  # of as many squares as there are pairs
-    for n in range(begin, end):
-        images[:] = 0
-        for i in range(len(t_bin)):
-            z = depth[i] * factors[n]
-            px, py, k = x[i] * z, y[i] * z, t_bin[i]
-            qz = turn[k, 2, 0] * px + turn[k, 2, 1] * py + turn[k, 2, 2] * z + shift[k, 2]
-            if qz < np.float32(_NEAREST):
-                continue
-            qx = turn[k, 0, 0] * px + turn[k, 0, 1] * py + turn[k, 0, 2] * z + shift[k, 0]
-            qy = turn[k, 1, 0] * px + turn[k, 1, 1] * py + turn[k, 1, 2] * z + shift[k, 1]
-            u, v = lens[0] * qx / qz + lens[2], lens[1] * qy / qz + lens[3]
-            if not (0 <= u < width - 1 and 0 <= v < height - 1):
-                continue
-            column, row = int(u), int(v)
-            right, below = u - np.float32(column), v - np.float32(row)
-            upper, lower = sign[i] * (1 - below), sign[i] * below
-            images[row, column, k] += upper * (1 - right)
-            images[row, column + 1, k] += upper * right
-            images[row + 1, column, k] += lower * (1 - right)
-            images[row + 1, column + 1, k] += lower * right
+_ANY_ORDER = {"reassoc", "contract", "arcp", "nsz"}  # of sums; NaN stays NaN
+_CHUNK = 512  # spikes, whose places lie in the nearest cache until they are written down
+
+
+@njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
+def _list(spikes, depth, rays, turn, fired, points, counts):  # type: ignore[no-untyped-def]
+    """See `_points`; returns how many were found. Where ON and OFF are in one bin they cancel out."""
+    bins, _, height, width = spikes.shape
+    room = points.shape[1]
+    seen, found = 0, 0
+    for k in range(bins):
         for row in range(height):
             for column in range(width):
-                pairs, squares, before = np.float32(0), np.float32(0), np.float32(0)
-                for k in range(bins):
-                    value = images[row, column, k]
-                    squares += value * value
-                    if k >= apart:
-                        before += images[row, column, k - apart]  # of all bins that are far enough before this one
-                        pairs += value * before
-                across[n, row // TILE, column // TILE] += pairs * share
-                within[n, row // TILE, column // TILE] += squares
+                off, on = spikes[k, 0, row, column], spikes[k, 1, row, column]
+                if on == off:
+                    continue
+                seen += 1
+                if room < fired and seen * room // fired == (seen - 1) * room // fired:
+                    continue
+                x, y, z = rays[0, row, column], rays[1, row, column], depth[row, column]
+                if not (np.isfinite(z) and np.isfinite(x)):
+                    continue
+                for axis in range(3):
+                    points[axis, found] = z * (turn[k, axis, 0] * x + turn[k, axis, 1] * y + turn[k, axis, 2])
+                points[3, found] = np.float32(1) if on else np.float32(-1)
+                found += 1
+                counts[k] += 1
+    return found
+
+
+@njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
+def _compare(  # type: ignore[no-untyped-def]
+    begin, end, points, counts, shift, factors, across, within, height, width
+):
+    """See `agreement`, for the factors `begin` to `end`."""
+    bins = len(counts)
+    apart = max(1, bins // 2)
+    share = np.float32(bins / ((bins - apart) * (bins - apart + 1) / 2))  # of as many squares as there are pairs
+    images = np.empty((bins, height, width), np.float32)
+    for n in range(begin, end):
+        first = 0
+        for k in range(bins):
+            images[k] = 0
+            _draw(points[:, first : first + counts[k]], factors[n], shift[k], images[k])
+            first += counts[k]
+        _correlate(images, apart, across[n], within[n])
+        across[n] *= share
+
+
+@njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
+def _draw(points, factor, shift, image):  # type: ignore[no-untyped-def]
+    """Adds spikes to the four cells that each is between; what leaves the picture is left out."""
+    height, width = image.shape
+    right_end, lower_end = np.float32(width - 1), np.float32(height - 1)
+    cells, one, line = image.reshape(-1), np.uint64(1), np.uint64(width)  # signed places might count from the end
+    columns, rows = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.float32)
+    for first in range(0, points.shape[1], _CHUNK):
+        count = min(_CHUNK, points.shape[1] - first)
+        for i in range(count):
+            z = factor * points[2, first + i] + shift[2]
+            columns[i] = (factor * points[0, first + i] + shift[0]) / z
+            rows[i] = (factor * points[1, first + i] + shift[1]) / z if z >= np.float32(_NEAREST) else np.float32(-1)
+        for i in range(count):
+            if not (0 <= columns[i] < right_end and 0 <= rows[i] < lower_end):
+                continue
+            column, row = np.int32(columns[i]), np.int32(rows[i])
+            right, below = columns[i] - np.float32(column), rows[i] - np.float32(row)
+            lower = points[3, first + i] * below
+            upper = points[3, first + i] - lower
+            cell = np.uint64(row) * line + np.uint64(column)
+            cells[cell] += upper - upper * right
+            cells[cell + one] += upper * right
+            cells[cell + line] += lower - lower * right
+            cells[cell + line + one] += lower * right
+
+
+@njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
+def _correlate(images, apart, across, within):  # type: ignore[no-untyped-def]
+    """Adds up the products of bins, each with all that are so far before it, and their squares, tile by tile."""
+    bins, height, width = images.shape
+    before, pairs, squares = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    for row in range(height):
+        before[:] = 0
+        pairs[:] = 0
+        squares[:] = 0
+        for k in range(bins):
+            now = images[k, row]
+            if k >= apart:
+                earlier = images[k - apart, row]
+                for column in range(width):
+                    before[column] += earlier[column]
+                    pairs[column] += now[column] * before[column]
+            for column in range(width):
+                squares[column] += now[column] * now[column]
+        for column in range(width):
+            across[row // TILE, column // TILE] += pairs[column]
+            within[row // TILE, column // TILE] += squares[column]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sdt_ros.egomotion.mounting import Mounting
-from sdt_ros.egomotion.twist import Travel, Twist
+from sdt_ros.egomotion.twist import Travel, Twist, mounted
 
 NEAREST_NS = 100_000_000
 """An odometry message further away in time than this says nothing of a window [ns]."""
@@ -105,7 +105,7 @@ class CameraMotion:
             first, last = max(0, first - 1), min(len(self._stamps), last + 1)
             stamps, twists = np.array(self._stamps[first:last], float), self._twists[first:last]
             frame = self._frame
-            mounted = self._mounting.pose(frame, camera_frame)
+            pose = self._mounting.pose(frame, camera_frame)
             if not stamps.size or np.abs(stamps - middle).min() > NEAREST_NS:
                 newest = (
                     f", the newest is {(middle - self._stamps[-1]) / 1e9:.3g} s before them" if self._stamps else ""
@@ -116,7 +116,7 @@ class CameraMotion:
             lacking = "the odometry has no child_frame_id" if not frame else "the events have no frame_id: set frame_id"
             self.problem = f"{lacking}, so that nobody knows whose velocity it is"
             return None
-        if mounted is None:
+        if pose is None:
             self.problem = (
                 f"odometry is of frame {frame!r}, and /tf_static does not say how {camera_frame!r} is mounted on it: "
                 "publish that transform, or give odometry of the camera"
@@ -126,7 +126,5 @@ class CameraMotion:
             )
             return None
         self.problem = ""
-        velocity = np.array(
-            [[*moved.linear, *moved.angular] for moved in (twist.of_point(*mounted) for twist in twists)]
-        )
+        velocity = np.array([[*twist.linear, *twist.angular] for twist in twists]) @ mounted(*pose).T
         return Travel.along(at, moment, stamps, velocity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -29,19 +30,28 @@ def blurred(tiles: NDArray[np.float32]) -> NDArray[np.float64]:
 def at_cells(tiles: NDArray[np.float64], view: View, otherwise: float) -> NDArray[np.float64]:
     """Values of tiles of the picture without distortion, at the cells of the sensor [H, W]; linear between tiles."""
     out = np.zeros(view.size)
+    for places, weight in _corners(view):
+        out += weight * np.take(tiles, places)
+    return np.where(np.isfinite(view.rays[0]), out, otherwise)
+
+
+@functools.lru_cache(maxsize=2)  # a camera's view stays as it is
+def _corners(view: View) -> list[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+    """The four tiles that each cell lies between, as places in the flat tiles, with their weights."""
+    count = [-(-cells // TILE) for cells in view.size]
     low, share = [], []
-    known = np.isfinite(view.rays[0])
-    for axis, (ray, count) in enumerate(zip(view.rays[::-1], tiles.shape, strict=True)):  # rows are y
-        at = (np.where(known, ray, 0) * view.focal[1 - axis] + view.centre[1 - axis] + 0.5) / TILE - 0.5
-        at = np.clip(at, 0, count - 1)
-        low.append(np.minimum(at.astype(int), max(0, count - 2)))
+    for axis, ray in enumerate(view.rays[::-1]):  # rows are y
+        at = (np.nan_to_num(ray) * view.focal[1 - axis] + view.centre[1 - axis] + 0.5) / TILE - 0.5
+        at = np.clip(at, 0, count[axis] - 1)
+        low.append(np.minimum(at.astype(int), max(0, count[axis] - 2)))
         share.append(at - low[-1])
+    corners = []
     for down in (0, 1):
         for right in (0, 1):
             weight = np.abs(1 - down - share[0]) * np.abs(1 - right - share[1])
-            row, column = (np.minimum(low[k] + step, tiles.shape[k] - 1) for k, step in ((0, down), (1, right)))
-            out += weight * tiles[row, column]
-    return np.where(known, out, otherwise)
+            row, column = (np.minimum(low[k] + step, count[k] - 1) for k, step in ((0, down), (1, right)))
+            corners.append((row * count[1] + column, weight))
+    return corners
 
 
 def enlarged(cells: NDArray[np.float64], size: tuple[int, ...]) -> NDArray[np.float32]:

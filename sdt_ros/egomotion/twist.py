@@ -62,8 +62,19 @@ class Twist:
             rotation: [3, 3], from the mounted thing's axes to the body's.
             offset: [3], where it is mounted, in the body's axes [m].
         """
-        turn = np.asarray(rotation, float)
-        return Twist(turn.T @ (self.linear + np.cross(self.angular, np.asarray(offset, float))), turn.T @ self.angular)
+        moved = mounted(rotation, offset) @ np.concatenate([self.linear, self.angular])
+        return Twist(moved[:3], moved[3:])
+
+
+def mounted(rotation: ArrayLike, offset: ArrayLike) -> NDArray[np.float64]:
+    """The matrix [6, 6] from a body's velocity, linear and angular, to that of something that is mounted on it.
+
+    Args:
+        rotation: [3, 3], from the mounted thing's axes to the body's.
+        offset: [3], where it is mounted, in the body's axes [m].
+    """
+    back, offset = np.asarray(rotation, float).T, np.asarray(offset, float)
+    return np.block([[back, -back @ _cross(offset)], [np.zeros((3, 3)), back]])
 
 
 _STEP_NS = 2.5e6  # along which the mean velocity stands for all
@@ -97,15 +108,15 @@ class Travel:
         begin, end = min(at.min(), moment_ns), max(at.max(), moment_ns)
         edges = np.unique(np.concatenate([at, [moment_ns], np.arange(begin, end, _STEP_NS)]))
         seconds = np.diff(edges) / 1e9
-        gone = np.stack([_integral(edges, stamps, part) for part in np.asarray(velocity, float).T], -1) / 1e9
+        gone = _integral(edges, stamps, np.asarray(velocity, float)) / 1e9
         steps = np.diff(gone, axis=0) / seconds[:, None]  # mean velocities
-        rotations, positions = np.empty((len(edges), 3, 3)), np.zeros((len(edges), 3))
+        half = _rotations(0.5 * seconds[:, None] * steps[:, 3:])
+        rotations = np.empty((len(edges), 3, 3))
         rotations[0] = np.eye(3)
-        for k, (step, time) in enumerate(zip(steps, seconds, strict=True)):
-            turn = _rotation(0.5 * time * step[3:])
-            halfway = rotations[k] @ turn
-            positions[k + 1] = positions[k] + halfway @ step[:3] * time
-            rotations[k + 1] = halfway @ turn
+        for k, turn in enumerate(half @ half):
+            rotations[k + 1] = rotations[k] @ turn
+        moved = (rotations[:-1] @ half @ steps[:, :3, None])[..., 0] * seconds[:, None]  # along the axes of half-way
+        positions = np.concatenate([np.zeros((1, 3)), np.cumsum(moved, axis=0)])
         bins, moment = np.searchsorted(edges, at), int(np.searchsorted(edges, moment_ns))
         back = rotations[moment].T
         return cls(back @ rotations[bins], (positions[bins] - positions[moment]) @ back.T)
@@ -124,19 +135,32 @@ class Travel:
 
 
 def _integral(at: NDArray[np.float64], stamps: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of values that are linear between their stamps and constant beyond them, from the first stamp on."""
+    """Of values [N, ...] that are linear between their stamps [N] and constant beyond them, from the first stamp on."""
+    lasting = np.diff(stamps, append=stamps[-1])[:, None]  # each, until the next
+    change = np.diff(values, append=values[-1:], axis=0)
+    pieces = (values + 0.5 * change) * lasting
+    before = np.cumsum(pieces, axis=0) - pieces  # of each stamp
     within = np.clip(at, stamps[0], stamps[-1])
-    before = np.clip(np.searchsorted(stamps, within, "right") - 1, 0, len(stamps) - 1)
-    sums = np.concatenate([[0.0], np.cumsum(0.5 * (values[1:] + values[:-1]) * np.diff(stamps))])
-    inside = sums[before] + 0.5 * (values[before] + np.interp(within, stamps, values)) * (within - stamps[before])
-    beyond: NDArray[np.float64] = inside + np.where(at < stamps[0], values[0], values[-1]) * (at - within)
-    return beyond
+    last = np.searchsorted(stamps, within, "right") - 1  # stamp before each
+    into = (within - stamps[last])[:, None]
+    share = np.divide(into, lasting[last], out=np.zeros_like(into), where=lasting[last] > 0)
+    beyond = np.where((at < stamps[0])[:, None], values[0], values[-1]) * (at - within)[:, None]
+    inside: NDArray[np.float64] = before[last] + (values[last] + 0.5 * share * change[last]) * into
+    return inside + beyond
 
 
-def _rotation(turn: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rotation [3, 3] about a vector by its length [rad]."""
-    angle = float(np.linalg.norm(turn))
-    x, y, z = turn
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    first, second = (np.sin(angle) / angle, (1 - np.cos(angle)) / angle**2) if angle > 1e-6 else (1.0, 0.5)
-    return np.eye(3) + first * cross + second * cross @ cross
+def _rotations(turns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rotations [N, 3, 3] about vectors [N, 3], each by its length [rad]."""
+    angle = np.maximum(np.linalg.norm(turns, axis=1), 1e-6)[:, None, None]  # of less, both quotients are the same
+    cross = _cross(turns)
+    rotations: NDArray[np.float64] = (
+        np.eye(3) + np.sin(angle) / angle * cross + (1 - np.cos(angle)) / angle**2 * (cross @ cross)
+    )
+    return rotations
+
+
+def _cross(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The matrices [..., 3, 3] that take the cross product of vectors [..., 3] with what they are multiplied by."""
+    x, y, z = np.moveaxis(vectors, -1, 0)
+    zero = np.zeros_like(x)
+    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*vectors.shape, 3)

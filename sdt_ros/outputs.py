@@ -102,10 +102,14 @@ class Outputs:
         """Publish statistics."""
         self._stats.publish(message)
 
-    def _rectified(self, depth: np.ndarray, calibration: Calibration) -> np.ndarray:
-        if calibration is not self._calibration:
+    def prepare(self, calibration: Calibration) -> None:
+        """Make the map that images of this lens are rectified by, unless it is there."""
+        if not calibration.is_rectified and calibration is not self._calibration:
             self._source, self._scale = calibration.rectification()
             self._calibration = calibration  # behind it: where it fails, the map is not this one's
+
+    def _rectified(self, depth: np.ndarray, calibration: Calibration) -> np.ndarray:
+        self.prepare(calibration)
         assert self._source is not None and self._scale is not None
         padded = np.append(depth.reshape(-1), np.float32(np.nan))
         return (padded[self._source] * self._scale).reshape(depth.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from std_msgs.msg import Header
 
-from sdt_ros.calibration import CalibrationSource
+from sdt_ros.calibration import Calibration, CalibrationSource
 from sdt_ros.diagnostics import Counts
 from sdt_ros.egomotion import CameraMotion, Rescaler
 from sdt_ros.egomotion.agreement import compile_loops
@@ -173,6 +174,7 @@ class Pipeline:
         window_s = self.stream.config.window_ms / 1e3
         self._smooth = DepthSmoother(self._config.smoothing_s, window_s if self._config.hold_scale else None)
         self._rescale = Rescaler(self._motion)
+        self._met: Calibration | None = None
 
     def push(self, packet: EventPacket, received_ns: int) -> None:
         """Take the next packet, received at that time on the monotonic clock [ns]; undecoded while decoding is behind.
@@ -193,6 +195,11 @@ class Pipeline:
         if self.stream.spike_size != self._warmed_size and not self._is_warming:
             self._warmed_size, self._is_warming = self.stream.spike_size, True
             self._inference.submit(self._warm_up)
+        # So does it to the lens.
+        if (calibration := self._calibrations.current) is not self._met:
+            self._met = calibration
+            if calibration is not None and not calibration.misfit(*stream.sensor_size):
+                self._inference.submit(functools.partial(self._meet, calibration, stream.spike_size))
 
     def _longest_wait_ms(self) -> float:
         """How long a packet may wait, so that its window's depth is at most two windows late."""
@@ -264,6 +271,12 @@ class Pipeline:
             self._logger.error(f"the network cannot take windows of {width}x{height} px: {error}")
         finally:
             self._is_warming = False
+
+    def _meet(self, calibration: Calibration, spike_size: tuple[int, int]) -> None:
+        """Make what a lens needs; what fails here fails with the first window again, and is reported there."""
+        assert self._outputs is not None
+        self._outputs.prepare(calibration)
+        self._rescale.prepare(calibration, spike_size)
 
     def _process(self, window: SpikeWindow) -> None:
         try:

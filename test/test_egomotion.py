@@ -17,6 +17,7 @@ from sdt_ros.bags import BagWriter, open_bag
 from sdt_ros.calibration import Calibration
 from sdt_ros.cli import main
 from sdt_ros.egomotion import CameraMotion, Look, Rescaler, ScaleConfig, ScaleFilter, Travel, Twist, View
+from sdt_ros.egomotion import agreement as egomotion_agreement
 from sdt_ros.egomotion.agreement import agreement
 from sdt_ros.egomotion.mounting import Mounting, rotation_of
 from sdt_ros.egomotion.tiles import at_cells
@@ -317,6 +318,73 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+def summed(looks: list[Look], view: View, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """What `agreement` says, spike by spike and bin by bin as its docstring has it."""
+    (height, width), pictures = view.size, []
+    for look in looks:
+        for k, (off, on) in enumerate(look.spikes):
+            picture = np.zeros((height, width))
+            for sign, cells in ((1, on), (-1, off)):
+                for row, column in np.argwhere(cells):
+                    depth = look.depth[2 * row + 1, 2 * column + 1]  # twice as fine; in the middle of the cell
+                    ray = np.array([*view.rays[:, row, column], 1])
+                    x, y, z = look.travel.turn[k] @ (factor * depth * ray) + look.travel.shift[k]
+                    if not z >= 0.02:  # NaN is none either
+                        continue
+                    u, v = view.focal[0] * x / z + view.centre[0], view.focal[1] * y / z + view.centre[1]
+                    if 0 <= u < width - 1 and 0 <= v < height - 1:
+                        weights = np.outer([1 - v % 1, v % 1], [1 - u % 1, u % 1])
+                        picture[int(v) : int(v) + 2, int(u) : int(u) + 2] += sign * weights
+            pictures.append(picture)
+    apart = max(1, len(pictures) // 2)
+    pairs = [(a, b) for b in range(len(pictures)) for a in range(b - apart + 1)]
+    across = sum(pictures[a] * pictures[b] for a, b in pairs) * len(pictures) / len(pairs)
+    tiles = [np.zeros((-(-height // 8), -(-width // 8))) for _ in range(2)]
+    for tile, cells in zip(tiles, (across, sum(picture**2 for picture in pictures)), strict=True):
+        np.add.at(tile, (np.arange(height)[:, None] // 8, np.arange(width) // 8), cells)
+    return tiles[0], tiles[1]
+
+
+@pytest.mark.parametrize("bins", [[2], [4], [1, 1], [4, 4], [3, 3, 3]])
+def test_bins_are_compared_as_a_plain_sum_has_it(bins: list[int]) -> None:
+    """Random spikes, often ON and OFF in one cell, that fly apart, out of the picture and behind the camera."""
+    random = np.random.default_rng(sum(bins))
+    view = View.pinhole(np.array([[15.0, 0, 10.3], [0, 14.0, 8.2], [0, 0, 1]]), (19, 23))
+    view.rays[:, 3, 5] = np.nan
+    looks = []
+    for count in bins:
+        spikes = (random.random((count, 2, 19, 23)) < 0.3).astype(np.uint8)
+        depth = random.uniform(0.2, 4, (38, 46)).astype(np.float32)
+        depth[7, 9] = np.nan
+        turn = np.stack([turned((1, -2, 0.5), 0.03 * k) for k in range(count)])
+        looks.append(Look(spikes, depth, Travel(turn, random.normal(0, 0.1, (count, 3)) - [0, 0, 0.15])))
+    factors = np.array([0.5, 1.0, 1.7], np.float32)
+    found = agreement(looks, view, factors)
+    for n, factor in enumerate(factors):
+        across, within = summed(looks, view, float(factor))
+        assert within.min() > 0
+        np.testing.assert_allclose(found.within[n], within, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(found.across[n], across, rtol=1e-3, atol=2e-3)
+
+
+def test_of_too_many_spikes_some_are_compared(shots: list[Shot], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storm costs no more than any window; a third of the spikes still tells the factor."""
+    shot, listed = shots[0], []
+    most = int((shot.spikes[:, 0] != shot.spikes[:, 1]).sum()) // 3
+    monkeypatch.setattr("sdt_ros.egomotion.agreement.MOST_SPIKES", most)
+    original = egomotion_agreement.spread
+    monkeypatch.setattr(
+        egomotion_agreement, "spread", lambda *args, **kwargs: listed.append(args[3:5]) or original(*args, **kwargs)
+    )
+    scale = ScaleFilter(ScaleConfig(memory_s=0))
+    scale(shot.depth * 2, 1, shot.view, shot.looks(shot.depth * 2))
+    assert abs(scale.ln_factor + math.log(2)) < 0.2
+    [(points, counts)] = listed
+    assert 0.9 * most < points.shape[1] == counts.sum() <= most
+    whole = (shot.spikes[:, 0] != shot.spikes[:, 1]).sum((1, 2))
+    np.testing.assert_allclose(counts / counts.sum(), whole / whole.sum(), atol=0.02)  # of each bin alike
+
+
 def test_the_window_before_tells_more() -> None:
     """The factor that events ask for, where depth is right: of a window alone, and behind the one before it."""
     grid = np.linspace(-1, 1, 33)
@@ -385,6 +453,17 @@ def test_behind_a_lens_that_distorts_places_keep_their_place() -> None:
     assert np.nanmin(v) > -1 and np.nanmax(v) < 130, "the whole picture fits"
     tiles = np.add.outer(np.zeros(17), 8.0 * np.arange(22) + 3.5)  # each tile's value is its column
     np.testing.assert_allclose(at_cells(tiles, view, 0.0)[65, 20:150], u[65, 20:150], atol=0.01)
+
+
+def test_a_lens_is_looked_through_once(shots: list[Shot], monkeypatch: pytest.MonkeyPatch) -> None:
+    shot, made = shots[0], []
+    original = View.of
+    monkeypatch.setattr(View, "of", lambda *args: made.append(args[1]) or original(*args))
+    rescaler = Rescaler(CameraMotion())
+    rescaler.prepare(shot.calibration, (260, 346))
+    for end_ms in (50, 100):
+        rescaler(np.repeat(np.repeat(shot.spikes, 2, 2), 2, 3), shot.depth, shot.calibration, "", end_ms, WINDOW_S)
+    assert made == [(130, 173)]
 
 
 def test_a_stranger_a_gap_and_another_lens(shots: list[Shot]) -> None:

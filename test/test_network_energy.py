@@ -1,10 +1,13 @@
 """The energy count against numbers worked by hand, and against the network's own shapes."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sdt_ros.network import EnergyRecorder, NetworkConfig, build_network, synthetic_events
+from sdt_ros.network.firing import firing_rate
 
 
 class TwoSteps(nn.Module):
@@ -50,6 +53,16 @@ def test_rates_are_the_mean_over_passes() -> None:
         network(torch.ones(1, 1, 4, 4))
         network(torch.zeros(1, 1, 4, 4))
     assert recorder.report().rows[0].rate == 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.bool, torch.float32, torch.bfloat16])
+def test_a_firing_rate_is_the_share_of_ones(dtype: torch.dtype) -> None:
+    spikes = (torch.arange(240) % 5 == 0).to(dtype).view(2, 3, 8, 5)
+    assert firing_rate(spikes) == firing_rate(spikes.transpose(1, 3)) == pytest.approx(0.2)
+    assert firing_rate(torch.zeros_like(spikes)) == 0.0
+    if dtype != torch.bool:
+        spikes[1, 2, 7, 4] = math.nan if dtype.is_floating_point else 2
+        assert firing_rate(spikes) is None
 
 
 def test_one_real_value_makes_a_layer_multiply() -> None:

@@ -114,6 +114,9 @@ def test_rectification_is_worked_out_once(node: LifecycleNode, monkeypatch: pyte
     original = Calibration.rectification
     monkeypatch.setattr(Calibration, "rectification", lambda self: calls.append(self) or original(self))
     out, bent = Outputs(node), calibration(d=np.array([0.1, 0, 0, 0, 0]))
+    out.prepare(bent)
+    out.prepare(calibration())  # of a lens without distortion there is none
+    assert len(calls) == 1
     for _ in range(3):
         out.depth(Header(), DEPTH, bent)
     assert len(calls) == 1

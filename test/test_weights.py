@@ -23,7 +23,7 @@ def test_a_packaged_name_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", packaged_names())
 def test_what_is_packaged_loads_and_says_what_it_is(name: str) -> None:
-    estimator = DepthEstimator.from_checkpoint(weights_file(name), "cpu")
+    estimator = DepthEstimator.from_checkpoint(name, "cpu")
     assert estimator.card.preset == name and not estimator.is_untrained
     assert estimator.card.limits and estimator.card.scores
     assert weights_file(name).stat().st_size < 20e6

@@ -85,12 +85,8 @@ class Rescaler:
         Returns:
             float32 [h, w] metres; `depth` as it is where no motion was known yet.
         """
-        size = spikes.shape[2], spikes.shape[3]
-        while size[0] * size[1] > MOST_CELLS:
-            size = size[0] // 2, size[1] // 2
-        if self._view is None or self._view.size != size or self._seen is not calibration:
-            self._view, self._seen = View.of(calibration, size), calibration
-            self._start_over()
+        view = self.prepare(calibration, (spikes.shape[2], spikes.shape[3]))
+        size = view.size
         self._end_ns = stamp_ns if end_ns is None else end_ns
         if spikes.shape[0] < 2:
             self._motion.problem = "windows of one bin show no motion: the scale is for networks of two bins or more"
@@ -100,7 +96,24 @@ class Rescaler:
         if looks:
             self.used += 1
             self._known_ns = self._end_ns
-        return self.scale(depth, self._end_ns, self._view, looks) if self.used else depth
+        return self.scale(depth, self._end_ns, view, looks) if self.used else depth
+
+    def prepare(self, calibration: Calibration, size: tuple[int, int]) -> View:
+        """Look through this lens from now on; before the first window is complete there is time for it.
+
+        Args:
+            calibration: of the sensor.
+            size: rows and columns of its spikes.
+
+        Returns:
+            Where the cells that spikes are compared in look.
+        """
+        while size[0] * size[1] > MOST_CELLS:
+            size = size[0] // 2, size[1] // 2
+        if self._view is None or self._view.size != size or self._seen is not calibration:
+            self._view, self._seen = View.of(calibration, size), calibration
+            self._start_over()
+        return self._view
 
     def _looks(self, now: _Window, frame_id: str) -> list[Look]:
         """The window, behind the last one that ended before it began if that is not long ago; empty without motion."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdt_ros.network.config import NetworkConfig
+from sdt_ros.network.firing import firing_rate
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.neurons import MLIF
 
@@ -45,9 +46,9 @@ class SpikeProduct(nn.Module):
         heads, tokens, channels = q.shape[-3:]
         if self.keys_first(q):
             macs = heads * tokens * channels * channels
-            return [("k^T v", macs, _spike_rate(k)), ("q (k^T v)", macs, _spike_rate(q))]
+            return [("k^T v", macs, firing_rate(k)), ("q (k^T v)", macs, firing_rate(q))]
         macs = heads * tokens * tokens * channels
-        return [("q k^T", macs, _spike_rate(q)), ("(q k^T) v", macs, _spike_rate(v))]
+        return [("q k^T", macs, firing_rate(q)), ("(q k^T) v", macs, firing_rate(v))]
 
 
 class SpikeAgreement(nn.Module):
@@ -60,7 +61,7 @@ class SpikeAgreement(nn.Module):
     def operations(self, q: Tensor, k: Tensor, v: Tensor) -> list[tuple[str, int, float | None]]:
         """What one call costs, as `SpikeProduct.operations`: one addition where both K and V fire."""
         heads, tokens, channels = k.shape[-3:]
-        return [("sum k*v", heads * tokens * channels, _spike_rate(k * v))]
+        return [("sum k*v", heads * tokens * channels, firing_rate(k * v))]
 
 
 class SoftmaxProduct(nn.Module):
@@ -75,13 +76,6 @@ class SoftmaxProduct(nn.Module):
         heads, tokens, channels = q.shape[-3:]
         macs = heads * tokens * tokens * channels
         return [("q k^T", macs, None), ("softmax(q k^T) v", macs, None)]
-
-
-def _spike_rate(gate: Tensor) -> float | None:
-    """Share of ones; None where other values are among them."""
-    if not ((gate == 0) | (gate == 1)).all():
-        return None
-    return gate.float().mean().item()
 
 
 class SpikingSelfAttention(nn.Module):

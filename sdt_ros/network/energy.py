@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sdt_ros.network.attention import SoftmaxProduct, SpikeAgreement, SpikeProduct
+from sdt_ros.network.firing import firing_rate
 
 MAC_PJ = 4.6  # a 32-bit floating point multiplication and addition
 AC_PJ = 0.9  # an addition
@@ -183,8 +184,9 @@ class EnergyRecorder:
             parameters = sum(p.numel() for p in module.parameters())
             runs = spikes.shape[0] // self._batch
             tally = self._tally(name, _Tally(kind, tuple(spikes.shape[1:]), parameters, fan_in * sites), runs)
-            tally.spiking &= bool(((spikes == 0) | (spikes == 1)).all())
-            tally.rates.append(spikes.float().mean().item())
+            rate = firing_rate(spikes)
+            tally.spiking &= rate is not None
+            tally.rates.append(rate or 0.0)
 
         return record
 

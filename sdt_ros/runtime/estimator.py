@@ -26,6 +26,7 @@ from sdt_ros.runtime.choose import FELL_BACK, check_runtime, open_runtime
 from sdt_ros.runtime.device import DeviceLost, device_errors, resolve_device
 from sdt_ros.runtime.gpu.accelerator import to_host
 from sdt_ros.runtime.thread_count import ALL_THREADS, fewest_threads
+from sdt_ros.weights import weights_file
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class DepthEstimator:
         """Loads a checkpoint.
 
         Args:
-            path: the `.safetensors` file, its card beside it.
+            path: the `.safetensors` file, its card beside it, or the name of a packaged one ("sdt_small", "sdt_tiny").
             device: "auto", "cpu", "cuda" or "cuda:N".
             bins: time bins that the caller will feed; None takes the card's.
             runtime: as in the constructor.
@@ -109,7 +110,7 @@ class DepthEstimator:
             DeviceError: the GPU or the runtime asked for is not there.
         """
         check_runtime(runtime, resolve_device(device)[0])  # before the slow part
-        network, card = load_checkpoint(path, bins=bins)
+        network, card = load_checkpoint(weights_file(str(path)), bins=bins)
         return cls(network, card, device, runtime=runtime, on_device_error=on_device_error)
 
     @classmethod

@@ -103,7 +103,7 @@ class ScaleFilter:
         picture = heard.sum((1, 2)) / AREA  # so many places share what they know
         self._believe(_posterior(np.log(np.maximum(self._belief, _LEAST)) + picture))
         places = at_cells(self._places(evidence, passed_s), view, self.ln_factor)
-        return depth * np.exp(enlarged(places, depth.shape))
+        return depth * enlarged(np.exp(places), depth.shape)
 
     def _pass_until(self, end_ns: int) -> float:
         """Let time go by; returns how much [s], infinite where all begins anew."""

@@ -6,7 +6,9 @@ import functools
 import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from sdt_ros.egomotion.agreement import TILE
 from sdt_ros.egomotion.view import View
@@ -56,11 +58,6 @@ def _corners(view: View) -> list[tuple[NDArray[np.intp], NDArray[np.float64]]]:
 
 def enlarged(cells: NDArray[np.float64], size: tuple[int, ...]) -> NDArray[np.float32]:
     """Values of cells on a picture of another size, linear between the cells' centres."""
-    out = cells
-    for axis in (0, 1):
-        at = np.clip((np.arange(size[axis]) + 0.5) * cells.shape[axis] / size[axis] - 0.5, 0, cells.shape[axis] - 1)
-        low = np.minimum(at.astype(int), max(0, cells.shape[axis] - 2))
-        high = np.minimum(low + 1, cells.shape[axis] - 1)
-        share = (at - low).reshape(-1, *([1] * (1 - axis)))
-        out = np.take(out, low, axis) * (1 - share) + np.take(out, high, axis) * share
-    return out.astype(np.float32)
+    picture = torch.from_numpy(cells.astype(np.float32))[None, None]
+    large: NDArray[np.float32] = functional.interpolate(picture, size, mode="bilinear")[0, 0].numpy()
+    return large

@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader
 
 from sdt_distill.cli import main
 from sdt_distill.datasets import SPLITS, DatasetError, SampleConfig, detect, open_dataset
-from sdt_distill.datasets.binning import bin_edges, bin_events, plain_cells, rectified_cells
 from sdt_distill.datasets.files import Hdf5File, check_increasing, read_array, read_numbers
+from sdt_distill.datasets.rectification import rectified_cells
 from sdt_distill.datasets.timeline import Timeline
 from sdt_distill.datasets.warp import homography_grid, invert_map, sample_bilinear
-from sdt_ros.events.windows import WindowConfig, WindowSchedule
+from sdt_ros.events.binning import bin_edges, bin_on_cells
 
 WRITERS = {
     "dsec": miniatures.write_dsec,
@@ -43,38 +43,6 @@ def roots(tmp_path_factory) -> dict[str, Path]:
     return found
 
 
-def reference_bins(events, edges, size):
-    """Slow: one event after the other, by whole numbers."""
-    spikes = np.zeros((len(edges) - 1, 2, *size), np.uint8)
-    for t, x, y, p in events:
-        for j in range(len(edges) - 1):
-            if edges[j] <= t < edges[j + 1]:
-                spikes[j, int(p > 0), y, x] = 1
-    return spikes
-
-
-@pytest.mark.parametrize("window_ms, bins", [(50.0, 4), (33.333, 7), (10.001, 3)])
-def test_bins_are_those_of_the_live_windows(window_ms, bins):
-    schedule = WindowSchedule(WindowConfig(window_ms=window_ms, bins=bins))
-    for k in (2, 17, 123_456):
-        edges = bin_edges(schedule.end(k), round(window_ms * 1000), bins)
-        assert edges.tolist() == schedule.edges(k)
-
-
-def test_each_event_is_in_its_bin_to_the_microsecond():
-    rng = np.random.default_rng(3)
-    edges = bin_edges(1_000_000, 1003, 7)
-    events = np.stack(
-        [rng.integers(998_900, 1_000_100, 3000), rng.integers(0, 9, 3000), rng.integers(0, 6, 3000),
-         rng.choice([-1, 1], 3000)], 1,
-    )  # fmt: skip
-    spikes = bin_events(*events.T, plain_cells(6, 9), (6, 9), edges)  # out of order too
-    np.testing.assert_array_equal(spikes, reference_bins(events, edges, (6, 9)))
-    one = np.array([[edges[3] - 1, 0, 0, 1], [edges[3], 0, 0, -1], [edges[7], 1, 1, 1], [edges[0], 8, 5, 1]])
-    spikes = bin_events(*one.T, plain_cells(6, 9), (6, 9), edges)
-    assert np.argwhere(spikes).tolist() == [[0, 1, 5, 8], [2, 1, 0, 0], [3, 0, 0, 0]]
-
-
 def test_events_move_by_the_map_and_leave_the_grid():
     rows, columns = np.mgrid[0:4, 0:5].astype(float)
     map_x, map_y = columns + 1.4, rows - 0.6
@@ -85,13 +53,8 @@ def test_events_move_by_the_map_and_leave_the_grid():
     assert cells[3, 4] == -1 and cells[2, 1] == -1  # off the right, unknown
     assert cells[0, 0] == -1  # row -0.6 is nearest to -1
     edges = bin_edges(100, 100, 1)
-    spikes = bin_events(*np.array([[5, 0, 1, 1], [6, 4, 3, 1], [7, 1, 2, 1]]).T, cells, (4, 5), edges)
+    spikes = bin_on_cells(*np.array([[5, 0, 1, 1], [6, 4, 3, 1], [7, 1, 2, 1]]).T, cells, (4, 5), edges)
     assert np.argwhere(spikes).tolist() == [[0, 1, 0, 1]]
-
-
-def test_events_outside_of_the_sensor_are_refused():
-    with pytest.raises(ValueError, match=r"event 1 of the window lies at \(9, 0\), outside of the sensor of 9x6 px"):
-        bin_events(*np.array([[5, 0, 1, 1], [6, 9, 0, 1]]).T, plain_cells(6, 9), (6, 9), bin_edges(100, 100, 1))
 
 
 def test_homography_and_bilinear_sampling_by_hand():

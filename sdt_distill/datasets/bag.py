@@ -14,12 +14,13 @@ import numpy as np
 from sdt_ros.bags import BagError, BagReader, deserialize, events_topic, is_storage, open_bag, parse_event_packet
 from sdt_ros.calibration import Calibration, CalibrationError
 from sdt_ros.events import EventPacket, PacketDecoder, SensorClock
+from sdt_ros.events.binning import bin_edges, bin_on_cells, plain_cells
 from sdt_ros.images import depth_to_metres, image_to_array
 
-from .binning import bin_edges, bin_events, plain_cells, rectified_cells
 from .coverage import covered
 from .errors import DatasetError, broken
 from .files import check_increasing, folders, require
+from .rectification import rectified_cells
 from .sample import Sample, SampleConfig, SequenceReader
 from .warp import invert_map, sample_bilinear
 
@@ -223,7 +224,7 @@ class BagSequence(SequenceReader):
         inside = [part for part in parts if part["t"].max() >= edges[0] and part["t"].min() < edges[-1]]
         spikes = np.zeros((self.config.bins, 2, *self.size), np.uint8)
         for e in inside:
-            spikes |= bin_events(e["t"], e["x"], e["y"], e["p"], self._cells, self.size, edges)
+            spikes |= bin_on_cells(e["t"], e["x"], e["y"], e["p"], self._cells, self.size, edges)
         return spikes, t_end
 
     def read(self, index: int) -> Sample:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sdt_ros.events.binning import bin_edges, bin_on_cells, plain_cells
+
 from . import files
-from .binning import bin_edges, bin_events, plain_cells
 from .coverage import covered
 from .errors import broken
 from .numbered import NumberedFiles
@@ -188,7 +189,7 @@ class DenseSequence(CarlaSequence):
                     f"{times[k]} us", "take events and timestamps.txt of the same recording", index,
                 )  # fmt: skip
             try:
-                spikes |= bin_events(
+                spikes |= bin_on_cells(
                     t, events[:, 1], events[:, 2], events[:, 3], plain_cells(*self.size), self.size, edges
                 )
             except ValueError as error:

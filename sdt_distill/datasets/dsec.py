@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from sdt_ros.events.binning import bin_edges, bin_on_cells
+
 from . import files
-from .binning import bin_edges, bin_events, rectified_cells
 from .coverage import covered
 from .errors import broken
+from .rectification import rectified_cells
 from .sample import Sample, SampleConfig, SequenceReader
 from .warp import homography_grid, sample_bilinear
 
@@ -188,7 +190,7 @@ class DsecSequence(SequenceReader):
                 "copy or download it again", index,
             )  # fmt: skip
         try:
-            return bin_events(t, x, y, p, self.cells, self.size, edges)
+            return bin_on_cells(t, x, y, p, self.cells, self.size, edges)
         except ValueError as error:
             raise broken(self.where, self._events.path, str(error), "take the events of this camera", index) from None
 

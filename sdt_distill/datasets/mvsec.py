@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from sdt_ros.events.binning import bin_edges, bin_on_cells
+
 from . import files
-from .binning import bin_edges, bin_events, rectified_cells
 from .coverage import covered
 from .errors import broken
+from .rectification import rectified_cells
 from .sample import Sample, SampleConfig, SequenceReader
 from .timeline import Timeline, microseconds
 from .warp import invert_map, sample_bilinear
@@ -157,7 +159,7 @@ class MvsecSequence(SequenceReader):
                 "copy or download it again", index,
             )  # fmt: skip
         try:
-            return bin_events(t, events[:, 0], events[:, 1], events[:, 3], self._cells, self.size, edges)
+            return bin_on_cells(t, events[:, 0], events[:, 1], events[:, 3], self._cells, self.size, edges)
         except ValueError as error:
             raise broken(self.where, self._data.path, str(error), "take the maps of this camera", index) from None
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdt_ros.compiled import njit
 from sdt_ros.events import EVENT_DTYPE, EventPacket, SensorClock
+from sdt_ros.events.binning import bin_edges, bin_on_cells
 from sdt_ros.events.codecs import state as s
 from sdt_ros.events.decoder import ByteStream
 from sdt_ros.events.reduce import reduced_size
@@ -160,17 +160,17 @@ class StampedWindows:
             self._next += 1
 
     def _window(self, number: int, end: int) -> StampedWindow:
-        start = end - self._window_us
-        edges = [start + j * self._window_us // self._bins for j in range(self._bins + 1)]
+        edges = bin_edges(end, self._window_us, self._bins)
         height, width = self.sensor_size
         rows, columns = reduced_size(height, width, self._scale)
+        row = np.arange(height, dtype=np.int32) * rows // height
+        cells = row[:, None] * columns + np.arange(width, dtype=np.int32) * columns // width
         spikes = np.zeros((self._bins, 2, rows, columns), np.uint8)
         total = 0
-        row = np.arange(height) * rows // height
-        column = np.arange(width) * columns // width
         for chunk in self._chunks:
-            t, x, y, p = (chunk[name] for name in ("t", "x", "y", "p"))
-            total += _set_spikes(t, x, y, p, np.array(edges), row, column, spikes)
+            events = chunk[(chunk["t"] >= edges[0]) & (chunk["t"] < edges[-1])]
+            total += events.size
+            spikes |= bin_on_cells(events["t"], events["x"], events["y"], events["p"], cells, (rows, columns), edges)
         return StampedWindow(number, spikes, total)
 
     def _forget(self) -> None:
@@ -180,18 +180,3 @@ class StampedWindows:
         needed = self._end_us(self._next) - self._window_us - _SLACK_US
         while self._chunks and int(self._chunks[0]["t"].max()) < needed:
             self._chunks.popleft()
-
-
-@njit(nogil=True, cache=True)
-def _set_spikes(t, x, y, p, edges, row, column, spikes):  # type: ignore[no-untyped-def]
-    """Set the cells of the events between the first edge and the last; returns how many events these are."""
-    count = 0
-    last = edges.size - 1
-    for i in range(t.size):
-        if edges[0] <= t[i] < edges[last]:
-            t_bin = 0
-            while t[i] >= edges[t_bin + 1]:
-                t_bin += 1
-            spikes[t_bin, p[i], row[y[i]], column[x[i]]] = 1
-            count += 1
-    return count

@@ -1,5 +1,6 @@
 """From the bytes of event packets to events and spike tensors."""
 
+from sdt_ros.events.binning import bin_events
 from sdt_ros.events.clock import SensorClock
 from sdt_ros.events.decoder import DecoderCounters, PacketDecoder
 from sdt_ros.events.packet import EventPacket
@@ -19,4 +20,5 @@ __all__ = [
     "SpikeWindow",
     "WindowConfig",
     "WindowCounters",
+    "bin_events",
 ]

@@ -1,10 +1,54 @@
-"""From arrays of events to spikes of one window: exact in time, each event on the rectified grid."""
+"""From arrays of events to the spikes of one window, as `EventStream` makes them of packets."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sdt_ros.compiled import njit
+from sdt_ros.events.windows import WindowConfig
+
+
+def bin_events(
+    events: np.ndarray | Mapping[str, ArrayLike],
+    sensor_size: tuple[int, int],
+    t_end_us: int,
+    window_ms: float = 50.0,
+    bins: int = 4,
+) -> np.ndarray:
+    """The spikes of the window that ends before a time, as a network takes them.
+
+    Args:
+        events: `t` whole times [us], `x` columns and `y` rows [px] and `p` polarities, above 0 is ON, each [N]: a
+            structured array as `PacketDecoder` gives it, or a mapping of four arrays. In any order; those outside of
+            the window are left out.
+        sensor_size: height and width of the sensor [px].
+        t_end_us: the time that the window ends before [us].
+        window_ms: duration of the window [ms]; `DepthEstimator.window_ms` is what its network was trained on.
+        bins: time bins T of the window; `DepthEstimator.bins`.
+
+    Returns:
+        uint8 [T, 2, H, W] in {0, 1}; polarity 0 is OFF, 1 is ON.
+
+    Raises:
+        ValueError: an event lies outside of the sensor, the arrays are not such, or the window is none; the message
+            says which.
+    """
+    try:
+        t, x, y, p = (np.asarray(events[name]) for name in "txyp")
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(f"events need t [us], x and y [px] and p: {error}") from None
+    if t.dtype.kind not in "iu":
+        raise ValueError(f"the times are {t.dtype}, expected whole microseconds: (1e6 * seconds).astype(np.int64)")
+    if not (t.ndim == 1 and t.shape == x.shape == y.shape == p.shape):
+        raise ValueError(
+            f"t, x, y and p have shapes {t.shape}, {x.shape}, {y.shape} and {p.shape}, expected one length"
+        )
+    window_us = WindowConfig(window_ms, bins, rate_hz=0.1).window_us
+    edges = bin_edges(int(t_end_us), window_us, bins)
+    return bin_on_cells(t, x, y, p, plain_cells(*sensor_size), sensor_size, edges)
 
 
 def bin_edges(t_end_us: int, window_us: int, bins: int) -> np.ndarray:
@@ -14,24 +58,6 @@ def bin_edges(t_end_us: int, window_us: int, bins: int) -> np.ndarray:
     """
     start = t_end_us - window_us
     return np.array([start + (j * window_us) // bins for j in range(bins + 1)], np.int64)
-
-
-def rectified_cells(map_x: np.ndarray, map_y: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The cell of the rectified grid that each pixel's events go to.
-
-    Args:
-        map_x: [h, w] rectified column of each pixel of the sensor [px].
-        map_y: the same for rows.
-        height: rows of the rectified grid.
-        width: its columns.
-
-    Returns:
-        int32 [h, w]: row * width + column, rounded to the nearest; -1 for pixels that fall off the grid.
-    """
-    known = np.isfinite(map_x) & np.isfinite(map_y)
-    x, y = (np.rint(np.where(known, m, -1.0)).clip(-1, 1 << 20).astype(np.int64) for m in (map_x, map_y))
-    inside = known & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    return np.where(inside, y * width + x, -1).astype(np.int32)
 
 
 def plain_cells(height: int, width: int) -> np.ndarray:
@@ -60,7 +86,7 @@ def _fill(t, x, y, p, cells, edges, spikes):  # type: ignore[no-untyped-def]
     return -1
 
 
-def bin_events(
+def bin_on_cells(
     t: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
@@ -69,14 +95,14 @@ def bin_events(
     size: tuple[int, int],
     edges: np.ndarray,
 ) -> np.ndarray:
-    """Bin events; those outside of the window or off the grid are dropped.
+    """Bins events on a grid of any kind; those outside of the window or off the grid are dropped.
 
     Args:
         t: times [us], integers [N].
         x: columns on the sensor [px], [N].
         y: rows on the sensor [px], [N].
         p: polarities [N], above 0 is ON.
-        cells: where each pixel's events go, from `rectified_cells` or `plain_cells`.
+        cells: where each pixel's events go, int32 [h, w]: row * width + column of the grid, -1 for none.
         size: height and width of the grid [px].
         edges: bounds of the bins, from `bin_edges`.
 

@@ -29,9 +29,10 @@ _LATENCY_LIMIT_MS = 3_600_000.0  # further apart, stamp and clock are not of one
 
 @dataclass(slots=True)
 class WindowTimes:
-    """When what happened to a window, on the monotonic clock [ns]."""
+    """When what happened to a window, on the monotonic clock, and what its scale by odometry took [ns]."""
 
     taken_ns: int = 0
+    scale_ns: int = 0
     estimated_ns: int = 0
     published_ns: int = 0
 
@@ -213,6 +214,7 @@ def add_times(message: Stats, window: SpikeWindow, times: WindowTimes, ros_publi
     """
     message.wait_ms = (times.taken_ns - window.finished_ns) / 1e6
     message.network_ms = (times.estimated_ns - times.taken_ns) / 1e6
+    message.scale_ms = times.scale_ns / 1e6
     message.publish_ms = (times.published_ns - times.estimated_ns) / 1e6
     message.latency_ms = (times.published_ns - window.received_ns) / 1e6
     pipeline_ms = (ros_published_ns - window.stamp_ns) / 1e6

@@ -343,9 +343,11 @@ class Pipeline:
         end_ns, frame_id = 1000 * window.t_end_us, config.frame_id or window.frame_id
         if follows := bool(self._motion.messages) and calibration is not None and usable:
             assert calibration is not None
+            began_ns = time.monotonic_ns()
             depth = self._rescale(
                 window.spikes, depth, calibration, frame_id, window.stamp_ns, stream.config.window_ms / 1e3, end_ns
             )
+            times.scale_ns = time.monotonic_ns() - began_ns
         times.estimated_ns = time.monotonic_ns()
         if not is_measured:
             self._note_time((times.estimated_ns - times.taken_ns) / 1e6)

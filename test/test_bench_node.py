@@ -14,6 +14,7 @@ from sdt_ros.bench.node_picture import draw, median_window, phases
 from sdt_ros.bench.node_traffic import Traffic, packets
 from sdt_ros.cli import main
 from sdt_ros.events import EventStream, PacketDecoder, WindowConfig
+from sdt_ros.simulation.recording import RecordingConfig, write_recording
 
 SECONDS = 2.0
 MS = 1_000_000
@@ -97,6 +98,28 @@ def test_a_missing_recording_is_named(tmp_path, capsys):
     pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
     assert main(["bench", "node", "--bag", str(tmp_path / "none")]) == 1
     assert "none" in capsys.readouterr().err
+
+
+def test_odometry_is_a_recording_s(tmp_path, capsys):
+    assert main(["bench", "node", "--odometry", "/odometry"]) == 2
+    assert "--bag" in capsys.readouterr().err
+    pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
+    write_recording(tmp_path / "drive", RecordingConfig("driving", 0.1, seed=5))
+    assert main(["bench", "node", "--bag", str(tmp_path / "drive"), "--odometry", "/odom"]) == 1
+    assert "has no topic /odom; there are: " in capsys.readouterr().err
+
+
+@pytest.mark.ros
+def test_what_odometry_costs_is_told(tmp_path):
+    pytest.importorskip("rclpy", reason="no ROS: pip install '.[ros]'")
+    write_recording(tmp_path / "drive", RecordingConfig("driving", 1.0, seed=5))
+    options = ("--bag", str(tmp_path / "drive"), "--odometry", "/odometry", "--rate", "0.5", "--json")
+    command = [sys.executable, "-m", "sdt_ros.cli", "bench", "node", *options, str(tmp_path / "node.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "node.json").read_text())
+    assert 0 < figures["scale_ms"]["p50"] < figures["latency_ms"]["p50"]
+    assert "of the network: scale by odometry" in done.stdout
 
 
 def notes(latencies_ms):

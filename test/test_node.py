@@ -221,6 +221,7 @@ def test_odometry_gives_the_scale_and_says_what_it_lacks(
     assert len(seen.together()) >= 4 and any(abs(np.log(factor)) > 0.02 for factor in factors), factors
     known = [one for one in seen.stats if not np.isnan(one.depth_factor_deviation)]  # best effort: one may be lost
     assert len(known) >= 4 and all(0.1 <= one.depth_factor_deviation < 0.6 for one in known)
+    assert all(0 < one.scale_ms < one.network_ms for one in known)
     calibration = Calibration.from_message(calibration_message())
     assert calibration is not None
     where = calibration.rectification()[0]

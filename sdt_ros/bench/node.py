@@ -56,6 +56,7 @@ class NodeResult:
         overhead_ms: last packet of a window received to depth published, less the network.
         latency_ms: last packet of a window received to depth published.
         stages_ms: latency by stage.
+        scale_ms: what the scale by odometry took of the network's stage; null without odometry.
         decode_ms: decoding and binning of all packets of a window.
         pipeline_latency_ms: end of a window in ROS time to depth published, with the rest of the packet it ends in;
             null where stamps are of another time, as in a replay.
@@ -85,6 +86,7 @@ class NodeResult:
     overhead_ms: dict[str, float]
     latency_ms: dict[str, float]
     stages_ms: dict[str, dict[str, float]]
+    scale_ms: dict[str, float] | None
     decode_ms: dict[str, float]
     pipeline_latency_ms: dict[str, float] | None
     rss_mb: float
@@ -115,6 +117,7 @@ def add_parser(benchmarks: Any) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="how long to measure [s] (10)")
     parser.add_argument("--bag", type=Path, metavar="BAG", help="send this recording's packets instead")
     parser.add_argument("--rate", type=float, default=1.0, metavar="X", help="of the replay: bag seconds a second (1)")
+    parser.add_argument("--odometry", metavar="TOPIC", help="of the recording, for the scale of depth")
     parser.add_argument("--preset", default="sdt_tiny", help="network with random weights (sdt_tiny)")
     parser.add_argument("--weights", type=weights_file, metavar="FILE", help="checkpoint to run instead")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -128,6 +131,9 @@ def add_parser(benchmarks: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `sdt bench node`; returns the exit code."""
+    if args.odometry and not args.bag:
+        print("sdt bench node: --odometry is a topic of a recording: name that by --bag", file=sys.stderr)
+        return 2
     try:
         traffic = None if args.bag else _traffic(args)
     except ValueError as error:
@@ -202,12 +208,11 @@ def _measure(args: argparse.Namespace, traffic: Traffic | None, folder: Path) ->
     from sdt_ros.bench.node_watch import Listener
 
     if traffic is None:
-        with open_bag(args.bag) as bag:
-            names = [events_topic(bag), *(n for n, info in bag.topics.items() if info.type.endswith("/CameraInfo"))][:2]
+        topics = _recorded(args.bag, args.odometry)
         replay = ["replay", str(args.bag), "--rate", str(args.rate), "--wait-for-subscribers", "60", "--no-progress"]
-        module, camera_arguments = "sdt_ros.cli", [*replay, "--topics", *names]
+        module, camera_arguments = "sdt_ros.cli", [*replay, "--topics", *topics.values()]
     else:
-        names = [_EVENTS, _INFO]
+        topics = {"~/events": _EVENTS, "~/camera_info": _INFO}
         sending = asdict(traffic) | {"report": str(folder / "sent.json")}
         module, camera_arguments = "sdt_ros.bench.node_traffic", [json.dumps(sending)]
 
@@ -219,7 +224,7 @@ def _measure(args: argparse.Namespace, traffic: Traffic | None, folder: Path) ->
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(watcher)
         began_s = time.monotonic()
-        node = _start_node(args, names, folder)
+        node = _start_node(args, topics, folder)
         processes.append(node)
         # Recordings may be short, and the node is warm; a camera's first second is left out.
         lead_s = LEAD_S if traffic else 0.0
@@ -234,7 +239,7 @@ def _measure(args: argparse.Namespace, traffic: Traffic | None, folder: Path) ->
             camera.check()
             if not node.is_alive:
                 raise node.failure("died" if start_s else "could not start")
-            if start_s is None and watcher.count_subscribers(names[0]):
+            if start_s is None and watcher.count_subscribers(topics["~/events"]):
                 start_s = time.monotonic() - began_s
             if start_s is None and time.monotonic() - began_s > START_S:
                 raise node.failure(f"did not subscribe within {START_S:.0f} s")
@@ -253,9 +258,19 @@ def _measure(args: argparse.Namespace, traffic: Traffic | None, folder: Path) ->
         context.try_shutdown()
 
 
-def _start_node(args: argparse.Namespace, names: list[str], folder: Path) -> Process:
+def _recorded(path: Path, odometry: str | None) -> dict[str, str]:
+    """The recording's topics, by those of the node that take them."""
+    with open_bag(path) as bag:
+        if odometry and odometry not in bag.topics:
+            raise BagError(f"{path} has no topic {odometry}; there are: {', '.join(bag.topics)}")
+        topics = {"~/events": events_topic(bag)}
+        infos = [name for name, info in bag.topics.items() if info.type.endswith("/CameraInfo")]
+    return topics | ({"~/camera_info": infos[0]} if infos else {}) | ({"~/odometry": odometry} if odometry else {})
+
+
+def _start_node(args: argparse.Namespace, topics: dict[str, str], folder: Path) -> Process:
     """The node, with a stopwatch in it where its course is to be shown, and without numba's caches for a cold start."""
-    arguments = _node_arguments(args, names)
+    arguments = _node_arguments(args, topics)
     if not (args.profile or args.cold):
         return Process("node", arguments, folder / "node.log")
     caches = os.environ.get("NUMBA_CACHE_DIR")
@@ -283,17 +298,14 @@ def _profile(args: argparse.Namespace, file: Path, listener: Any) -> dict[str, f
     return node_picture.phases(notes)
 
 
-def _node_arguments(args: argparse.Namespace, names: list[str]) -> list[str]:
+def _node_arguments(args: argparse.Namespace, topics: dict[str, str]) -> list[str]:
     parameters = [f"device:={args.device}", f"rate_hz:={args.rate_hz}"]
     if args.weights:
         parameters.append(f"weights:={args.weights.absolute()}")
     else:
         parameters += [f"preset:={args.preset}", "allow_untrained:=true"]
     parameters += args.param
-    remaps = [
-        "__ns:=/bench",
-        *(f"{own}:={name}" for own, name in zip(("~/events", "~/camera_info"), names, strict=False)),
-    ]
+    remaps = ["__ns:=/bench", *(f"{own}:={topic}" for own, topic in topics.items())]
     flagged = [("-p", parameter) for parameter in parameters] + [("-r", remap) for remap in remaps]
     return ["node", *(part for pair in flagged for part in pair)]
 
@@ -334,6 +346,7 @@ def _result(
         overhead_ms=quantiles([one.latency_ms - one.network_ms for one in counted]),
         latency_ms=quantiles([one.latency_ms for one in counted]),
         stages_ms={name: quantiles(values) for name, values in by_stage.items()},
+        scale_ms=quantiles([one.scale_ms for one in counted]) if args.odometry else None,
         decode_ms=quantiles([one.decode_ms for one in counted]),
         pipeline_latency_ms=None if math.isnan(counted[-1].pipeline_latency_ms) else quantiles(pipeline),
         rss_mb=round(last.rss_mb, 1),
@@ -365,6 +378,7 @@ def table(result: NodeResult) -> str:
         f"  packets   {result.packets_lost} lost{sent}",
         f"  {'milliseconds':<34}{'p50':>9}{'p99':>9}{'max':>9}",
         *(row(name, values) for name, values in result.stages_ms.items()),
+        *([row("  of the network: scale by odometry", result.scale_ms)] if result.scale_ms else []),
         row("latency, last packet to depth", result.latency_ms),
         row("overhead: latency less network", result.overhead_ms),
         *([row("window's end to depth", result.pipeline_latency_ms)] if result.pipeline_latency_ms else []),

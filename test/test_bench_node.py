@@ -119,7 +119,9 @@ def test_what_odometry_costs_is_told(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "node.json").read_text())
     assert 0 < figures["scale_ms"]["p50"] < figures["latency_ms"]["p50"]
-    assert "of the network: scale by odometry" in done.stdout
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    network = next(k for k, line in enumerate(lines) if line.startswith("network  "))
+    assert lines[network + 1].startswith("of it scale by odometry")
 
 
 def notes(latencies_ms):

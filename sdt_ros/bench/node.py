@@ -366,6 +366,10 @@ def table(result: NodeResult) -> str:
     def row(name: str, values: dict[str, float]) -> str:
         return f"  {name:<34}{values['p50']:>9.2f}{values['p99']:>9.2f}{values['max']:>9.2f}"
 
+    stages = [row(name, values) for name, values in result.stages_ms.items()]
+    if result.scale_ms:
+        behind = list(result.stages_ms).index("network") + 1
+        stages.insert(behind, row("  of it scale by odometry", result.scale_ms))
     sent = "" if result.packets_sent is None else f" of {result.packets_sent} sent"
     lead = "" if result.packets_sent is None else f", the first {LEAD_S:g} s not"
     lines = [
@@ -377,8 +381,7 @@ def table(result: NodeResult) -> str:
         f"{result.windows_skipped} skipped, {result.windows_empty} empty",
         f"  packets   {result.packets_lost} lost{sent}",
         f"  {'milliseconds':<34}{'p50':>9}{'p99':>9}{'max':>9}",
-        *(row(name, values) for name, values in result.stages_ms.items()),
-        *([row("  of the network: scale by odometry", result.scale_ms)] if result.scale_ms else []),
+        *stages,
         row("latency, last packet to depth", result.latency_ms),
         row("overhead: latency less network", result.overhead_ms),
         *([row("window's end to depth", result.pipeline_latency_ms)] if result.pipeline_latency_ms else []),

@@ -24,6 +24,7 @@ if policy.builds_interfaces():
     BuildInterfaces.packages = [
         MessagePackage("sdt_ros", ROOT),
         MessagePackage("event_camera_msgs", ROOT / "interfaces/event_camera_msgs"),
+        MessagePackage("tf2_msgs", ROOT / "interfaces/tf2_msgs"),
     ]
 
 setup(

@@ -18,7 +18,7 @@ from pathlib import Path
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 
-USES = ("std_msgs", "builtin_interfaces")  # message packages whose types appear in our messages
+USES = ("std_msgs", "builtin_interfaces", "geometry_msgs")  # message packages whose types appear in our messages
 TYPE_SUPPORTS = ("rosidl_typesupport_fastrtps_c", "rosidl_typesupport_introspection_c")  # Fast DDS asks for both
 
 DISPATCH = """\

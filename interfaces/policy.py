@@ -3,10 +3,10 @@
 A build cannot see which extras were asked for, so the rule looks at the machine alone:
 
 1. A sourced ROS 2 (a prefix in AMENT_PREFIX_PATH that holds rclpy and is no Python environment): pip builds no
-   interfaces and the extra `ros` is empty. `event_camera_msgs` and `rclpy` are the installation's own, never shadowed;
+   interfaces and the extra `ros` is empty. `event_camera_msgs`, `tf2_msgs` and `rclpy` are its own, never shadowed;
    `sdt_ros.msg` comes from colcon or from `make`, which runs the same CMakeLists.txt.
-2. Else, where the ROS 2 wheels exist (Linux on x86-64, CPython 3.10 to 3.14): the interfaces of `sdt_ros` and
-   `event_camera_msgs` are built against them. They lie unused where `ros` is not installed.
+2. Else, where the ROS 2 wheels exist (Linux on x86-64, CPython 3.10 to 3.14): the interfaces of `sdt_ros`,
+   `event_camera_msgs` and `tf2_msgs` are built against them. They lie unused where `ros` is not installed.
 3. Else (Jetson without a sourced ROS, macOS, ...): none. Network, evaluation and trainer work, the node does not.
 
 SDT_ROS_INTERFACES=0 or =1 in the environment overrules 1 to 3.
@@ -26,6 +26,7 @@ ROS_WHEELS = [
     "ros-kilted-rcl-interfaces",
     "ros-kilted-builtin-interfaces",
     "ros-kilted-std-msgs",
+    "ros-kilted-geometry-msgs",
     "ros-kilted-sensor-msgs",
     "ros-kilted-diagnostic-msgs",
     "ros-kilted-nav-msgs",
@@ -44,6 +45,7 @@ GENERATOR_WHEELS = [
     "ros-kilted-rosidl-typesupport-fastrtps-c",
     "ros-kilted-rosidl-typesupport-introspection-c",
     "ros-kilted-std-msgs",
+    "ros-kilted-geometry-msgs",
     "ros-kilted-ament-index-python",
     "pyyaml",  # these three are missing from the generators' own metadata
     "empy",

@@ -40,7 +40,7 @@ from sdt_ros.serving import serve
 
 try:
     from tf2_msgs.msg import TFMessage
-except ImportError:  # it is in every ROS installation, and there is no wheel of it
+except ImportError:  # pip builds it, and nearly every ROS installation has it
     TFMessage = None
 
 LONGEST_WAIT_NS = 10_000_000_000  # of a packet in the middleware that can be believed

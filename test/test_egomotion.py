@@ -495,7 +495,7 @@ def test_a_stranger_a_gap_and_another_lens(shots: list[Shot]) -> None:
     assert "a velocity above 1000" in rescaler.problem
     deaf = CameraMotion(hears_static=False)
     deaf.take(odometry(end, (1, 0, 0), (0, 0, 0), "base_link"))
-    assert deaf.travel("camera", end, WINDOW_S, 4) is None and "without tf2_msgs" in deaf.problem
+    assert deaf.travel("camera", end, WINDOW_S, 4) is None and "without the package tf2_msgs" in deaf.problem
 
 
 def test_what_makes_no_sense_is_refused(shots: list[Shot]) -> None:

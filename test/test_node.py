@@ -23,7 +23,9 @@ from depth_graph import (
     offline,
     stamp_ns,
 )  # fmt: skip
+from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo
 
 from sdt_ros.calibration import Calibration
@@ -212,7 +214,14 @@ def test_odometry_gives_the_scale_and_says_what_it_lacks(
     seen = graph.quiet()
     assert all(one.depth_factor == 1 and np.isnan(one.depth_factor_deviation) for one in seen.stats) and seen.stats
     graph.diagnostic(lambda status: "'base_link'" in status.message and "the network's guess" in status.message)
-    drive(FRAME_ID)
+    frames = pytest.importorskip("tf2_msgs.msg", reason="this ROS 2 has no tf2_msgs")
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    mounting = graph.node.create_publisher(frames.TFMessage, "/tf_static", latched)
+    mounted = TransformStamped(child_frame_id=FRAME_ID)
+    mounted.header.frame_id, mounted.transform.rotation.w = "base_link", 1.0
+    mounting.publish(frames.TFMessage(transforms=[mounted]))
+    graph.wait_for(mounting.get_subscription_count, "subscription to /tf_static")
+    drive("base_link")
     graph.spin(0.5)
     graph.publish(packets[:100], speed=0.7)
     seen = graph.quiet()
@@ -233,7 +242,8 @@ def test_odometry_gives_the_scale_and_says_what_it_lacks(
         ratio = np.nanmedian(depth_of(image).ravel() / raw)
         assert abs(np.log(ratio / stats.depth_factor)) < 0.5, "places differ from the picture by as much as they may"
     graph.diagnostic(lambda status: figures(status)["odometry"] == "True")
-    graph.node.destroy_publisher(robot)
+    for publisher in (robot, mounting):
+        graph.node.destroy_publisher(publisher)
 
 
 def test_colours_go_with_the_depth(active: Graph, packets: list[EventPacket]) -> None:

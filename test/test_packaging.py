@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT / "interfaces"))
 import generate  # noqa: E402
 import policy  # noqa: E402
 
+TF_HASH = "RIHS01_e369d0f05a23ae52508854b66f6aa0437f3449d652e8cbf22d5abe85d020f087"
 EVENT_PACKET_HASH = "RIHS01_d6fa176260b1f37e5a40845305315e150a0f18191241eb64f407442aa29844aa"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGE_XML = ElementTree.parse(ROOT / "package.xml").getroot()
@@ -42,24 +43,27 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 
 def needs_interfaces() -> None:
     """Skips a test where the ROS interfaces are not there."""
-    for name in ("rclpy", "event_camera_msgs.msg", "sdt_ros.msg"):
+    for name in ("rclpy", "event_camera_msgs.msg", "tf2_msgs.msg", "sdt_ros.msg"):
         pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[ros]', or source a ROS 2")
 
 
 # --- interfaces ---
 
 
-def test_event_packet_definition_has_upstream_type_hash(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name, message, upstream",
+    [("event_camera_msgs", "EventPacket", EVENT_PACKET_HASH), ("tf2_msgs", "TFMessage", TF_HASH)],
+)
+def test_definitions_have_upstream_type_hashes(name: str, message: str, upstream: str, tmp_path: Path) -> None:
     """The generators compute upstream's hash from our definition."""
     if importlib.util.find_spec("rosidl_generator_type_description") is None:
         pytest.skip("no rosidl generators here")
     if policy.sourced_ros():
-        pytest.skip("a sourced ROS 2 has its own event_camera_msgs, ours is not built")
-    package = generate.MessagePackage("event_camera_msgs", ROOT / "interfaces/event_camera_msgs")
-    generate.generate(package, tmp_path)
-    description = json.loads((tmp_path / "c/event_camera_msgs/msg/EventPacket.json").read_text())
+        pytest.skip(f"a sourced ROS 2 has its own {name}, ours is not built")
+    generate.generate(generate.MessagePackage(name, ROOT / "interfaces" / name), tmp_path)
+    description = json.loads((tmp_path / f"c/{name}/msg/{message}.json").read_text())
     hashes = {entry["type_name"]: entry["hash_string"] for entry in description["type_hashes"]}
-    assert hashes["event_camera_msgs/msg/EventPacket"] == EVENT_PACKET_HASH
+    assert hashes[f"{name}/msg/{message}"] == upstream
 
 
 @pytest.mark.ros
@@ -95,9 +99,10 @@ import rclpy
 from event_camera_msgs.msg import EventPacket
 from sensor_msgs.msg import Image
 from sdt_ros.msg import Stats
+from tf2_msgs.msg import TFMessage
 rclpy.init()
 node = rclpy.create_node("supports")
-for name, kind in (("events", EventPacket), ("image", Image), ("stats", Stats), ("again", Image)):
+for name, kind in (("events", EventPacket), ("image", Image), ("stats", Stats), ("tf", TFMessage), ("again", Image)):
     node.create_subscription(kind, name, lambda message: None, 1)
     node.create_publisher(kind, name, 1)
 """
@@ -108,18 +113,21 @@ for name, kind in (("events", EventPacket), ("image", Image), ("stats", Stats), 
 
 @pytest.mark.ros
 def test_messages_arrive_as_sent() -> None:
-    """Payload and arrays of both messages survive serialisation."""
+    """Payload and arrays of our messages survive serialisation."""
     needs_interfaces()
     code = """
 import array, time, rclpy
 from event_camera_msgs.msg import EventPacket
+from geometry_msgs.msg import TransformStamped
 from sdt_ros.msg import Stats
+from tf2_msgs.msg import TFMessage
 rclpy.init()
 node = rclpy.create_node("echo")
 got = {}
 sent = [
     EventPacket(encoding="evt3", height=480, width=640, seq=2**63, events=array.array("B", bytes(range(256)) * 40)),
     Stats(runtime="cpu", firing_layers=["a", "b"], firing_rates=[0.25, 0.5], energy_mj=float("inf"), windows_due=3),
+    TFMessage(transforms=[TransformStamped(child_frame_id=name) for name in ("camera", "lidar")]),
 ]
 publishers = []
 for index, message in enumerate(sent):
@@ -127,7 +135,7 @@ for index, message in enumerate(sent):
     node.create_subscription(kind, name, lambda m, name=name: got.setdefault(name, m), 10)
     publishers.append(node.create_publisher(kind, name, 10))
 deadline = time.monotonic() + 20
-while len(got) < 2 and time.monotonic() < deadline:
+while len(got) < len(sent) and time.monotonic() < deadline:
     for publisher, message in zip(publishers, sent):
         publisher.publish(message)
     rclpy.spin_once(node, timeout_sec=0.05)

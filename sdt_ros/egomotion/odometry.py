@@ -121,8 +121,8 @@ class CameraMotion:
                 f"odometry is of frame {frame!r}, and /tf_static does not say how {camera_frame!r} is mounted on it: "
                 "publish that transform, or give odometry of the camera"
                 if self._hears_static
-                else f"odometry is of frame {frame!r}, the camera's is {camera_frame!r}, and without tf2_msgs (no "
-                "wheel has it) /tf_static is not heard: give odometry of the camera"
+                else f"odometry is of frame {frame!r}, the camera's is {camera_frame!r}, and without the package "
+                "tf2_msgs /tf_static is not heard: install it, or give odometry of the camera"
             )
             return None
         self.problem = ""

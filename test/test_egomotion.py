@@ -275,6 +275,25 @@ def test_what_was_learnt_is_kept_for_a_while_and_forgotten(shots: list[Shot]) ->
     assert scale.ln_factor == pytest.approx(0, abs=0.02)
 
 
+def test_one_window_does_not_overturn_what_many_said(shots: list[Shot]) -> None:
+    """Odometry four times too fast in one window would make all four times too far; for good, it is believed."""
+    for shot in shots:
+        far = shot.depth * 2
+        fast = [Look(shot.spikes, far, Travel(shot.travel.turn, 4 * shot.travel.shift))]
+        scale, time = ScaleFilter(), iter(range(10**9, 2 * 10**9, 50_000_000))
+        for _ in range(5):
+            scale(far, next(time), shot.view, shot.looks(far))
+        learnt, deviation = scale.ln_factor, scale.deviation
+        assert abs(learnt + math.log(2)) < 0.2
+        scale(far, next(time), shot.view, fast)
+        assert abs(scale.ln_factor - learnt) < 0.15 and scale.deviation > 1.2 * deviation
+        scale(far, next(time), shot.view, shot.looks(far))
+        assert scale.ln_factor == pytest.approx(learnt, abs=0.05)
+        for _ in range(4):
+            scale(far, next(time), shot.view, fast)
+        assert abs(scale.ln_factor - math.log(2)) < 0.2 and scale.deviation < 0.2
+
+
 def test_each_place_has_a_factor_of_its_own(shots: list[Shot]) -> None:
     """The left half of the depth too near by a quarter, the right half too far: both come nearer to the truth."""
     gained = []
@@ -376,7 +395,7 @@ def test_of_too_many_spikes_some_are_compared(shots: list[Shot], monkeypatch: py
     monkeypatch.setattr(
         egomotion_agreement, "spread", lambda *args, **kwargs: listed.append(args[3:5]) or original(*args, **kwargs)
     )
-    scale = ScaleFilter(ScaleConfig(memory_s=0))
+    scale = ScaleFilter(ScaleConfig(memory_s=0, independence=1))
     scale(shot.depth * 2, 1, shot.view, shot.looks(shot.depth * 2))
     assert abs(scale.ln_factor + math.log(2)) < 0.2
     [(points, counts)] = listed

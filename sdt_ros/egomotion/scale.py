@@ -37,6 +37,8 @@ class ScaleConfig:
         memory_s: after so long what was learnt of the picture counts by 1/e [s]; 0 takes each window by itself.
         place_memory_s: the same of a place; pictures move, so that it is short.
         weight: log likelihood of a spike that agrees wholly [nats].
+        independence: share of a picture's places that err each for itself; without it, what the texture or the odometry
+            makes of all places together is believed more than many windows before.
         strays: share of the places that may follow something else than the world that stands still.
         most: largest difference of a place's ln(factor) from its picture's.
     """
@@ -46,11 +48,12 @@ class ScaleConfig:
     memory_s: float = 1.0
     place_memory_s: float = 0.3
     weight: float = 0.1
+    independence: float = 0.2
     strays: float = 0.2
     most: float = 0.4
 
     def __post_init__(self) -> None:
-        for name in ("prior", "local", "memory_s", "place_memory_s", "weight", "strays", "most"):
+        for name in ("prior", "local", "memory_s", "place_memory_s", "weight", "independence", "strays", "most"):
             value = getattr(self, name)
             if not (0 < value < math.inf or (name.endswith("memory_s") and value == 0)):
                 raise ValueError(f"{name} is {value}, expected a finite number above 0")
@@ -100,7 +103,7 @@ class ScaleFilter:
         # A blur is a mean, and the tiles around count whole. Each window is looked at as often as there are looks.
         evidence = self.config.weight / len(looks) * AREA * _evidence(blurred(found.across), blurred(found.within))
         heard = np.log((1 - self.config.strays) * _posterior(evidence) + self.config.strays / len(_GRID))
-        picture = heard.sum((1, 2)) / AREA  # so many places share what they know
+        picture = self.config.independence * heard.sum((1, 2)) / AREA  # so many places share what they know
         self._believe(_posterior(np.log(np.maximum(self._belief, _LEAST)) + picture))
         places = at_cells(self._places(evidence, passed_s), view, self.ln_factor)
         return depth * enlarged(np.exp(places), depth.shape)

@@ -9,6 +9,7 @@ Source: the canonical camera of Metric3D (arXiv 2307.10984).
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def depth_factor(
         return 1.0
     if focal_px is None:
         return USUAL_FOCAL_LENGTH * size[1] / learnt_px
-    if not 0 < focal_px < math.inf:
-        raise ValueError(f"focal_px is {focal_px}, expected a finite number above 0")
+    if not (isinstance(focal_px, Real) and 0 < focal_px < math.inf):
+        raise ValueError(f"focal_px is {focal_px!r}, expected one finite number above 0 [px]")
     height, width = focal_size or size
     return focal_px * math.sqrt(size[0] * size[1] / (height * width)) / learnt_px

@@ -73,16 +73,29 @@ def test_four_arrays_do_as_well_in_any_order_and_with_any_sign_of_off():
     arrays = {name: mixed[name].tolist() for name in "txy"} | {"p": mixed["p"].astype(np.int8) * 2 - 1}
     np.testing.assert_array_equal(bin_events(arrays, SENSOR, 55_000), expected)
     np.testing.assert_array_equal(bin_events(arrays | {"p": mixed["p"] == 1}, SENSOR, 55_000), expected)
+    for on in (255, 128, 256, 0.5):  # maps of polarity, as pictures have them
+        values = np.where(mixed["p"], on, 0).astype(np.float32 if on == 0.5 else np.uint16)
+        np.testing.assert_array_equal(bin_events(arrays | {"p": values}, SENSOR, 55_000), expected)
     assert not bin_events(events[:0], SENSOR, 55_000).any()
+    assert not bin_events({name: [] for name in "txyp"}, SENSOR, np.int64(55_000)).any()
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"p": None}, "events need t"),
-        ({"t": np.array([0.001])}, r"times are float64, expected whole microseconds: \(1e6"),
+        ({"p": None}, "events are a dict without t, x, y and p: give a structured array, or a mapping such as"),
+        ({"t": np.array([0.001])}, r"t is float64, expected whole microseconds: \(1e6"),
+        ({"t": np.array([2**64 - 10], np.uint64)}, "t reaches 18446744073709551606, more than 64 bits"),
+        ({"x": np.array([-0.6])}, r"x is float64, expected whole pixels: np\.rint"),
+        ({"y": np.array([True])}, "y is bool, expected whole pixels"),
+        ({"p": np.array([np.nan])}, "p is float64 or has NaN"),
+        ({"p": np.array(["ON"])}, "expected numbers: above 0 is ON"),
         ({"x": np.array([1, 2])}, r"shapes \(1,\), \(2,\), \(1,\) and \(1,\)"),
-        ({"x": np.array([48])}, r"lies at \(48, 0\), outside of the sensor of 48x40 px"),
+        (
+            {"x": np.array([48])},
+            r"lies at \(48, 0\), outside of the sensor of 48x40 px; sensor_size is \(height, width\)",
+        ),
+        ({"x": np.array([2**32 + 5])}, r"lies at \(4294967301, 0\)"),
     ],
 )
 def test_what_are_no_events_is_said(change, message):
@@ -92,7 +105,29 @@ def test_what_are_no_events_is_said(change, message):
         bin_events(events, SENSOR, 50_000)
 
 
-@pytest.mark.parametrize("windows", [{"bins": 0}, {"window_ms": 0.0}, {"window_ms": 20_000.0}])
-def test_windows_that_nobody_can_have_are_refused(windows):
-    with pytest.raises(ValueError, match=f"{next(iter(windows))}="):
-        bin_events(random_events(np.random.default_rng(2), 5, 60_000), SENSOR, 55_000, **windows)
+@pytest.mark.parametrize("events", [None, [], [(1, 2, 3, 1)], np.zeros((5, 4)), (np.arange(3),) * 4, "events"])
+def test_other_containers_are_refused_with_the_way_out(events):
+    with pytest.raises(ValueError, match=r"without t, x, y and p: give a structured array, or a mapping such as"):
+        bin_events(events, SENSOR, 50_000)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"bins": 0}, "bins=0"),
+        ({"bins": 4.0}, r"bins is 4\.0"),
+        ({"window_ms": 0.0}, r"window_ms=0\.0"),
+        ({"window_ms": 20_000.0}, "window_ms=20000"),
+        ({"window_ms": "50"}, "window_ms '50'"),
+        ({"t_end_us": 0.05}, r"t_end_us is 0\.05, expected whole microseconds"),
+        ({"t_end_us": float("nan")}, "t_end_us is nan"),
+        *(
+            ({"sensor_size": size}, "expected .height, width.")
+            for size in (260, "346x260", (2, 260, 346), (0, 5), (4.0, 5.0))
+        ),
+    ],
+)
+def test_windows_that_nobody_can_have_are_refused(arguments, message):
+    events = random_events(np.random.default_rng(2), 5, 60_000)
+    with pytest.raises(ValueError, match=message):
+        bin_events(events, **({"sensor_size": SENSOR, "t_end_us": 55_000} | arguments))

@@ -1,6 +1,7 @@
 """DepthEstimator: spikes in, metres out, and clear words for what it cannot take."""
 
 import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,10 @@ def test_depth_follows_the_lens_where_the_weights_ask_for_its_focal_length() -> 
     np.testing.assert_array_equal(estimator()(SPIKES, focal_px=125.0), as_learnt)
     with pytest.raises(ValueError, match="focal_px is 0"):
         subject(SPIKES, focal_px=0.0)
+    with pytest.raises(ValueError, match="expected one finite number above 0"):
+        subject(SPIKES, focal_px=np.eye(3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a focal length goes by name: focal_px="):
+        subject(SPIKES, 125.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,14 @@ def test_depth_follows_the_lens_where_the_weights_ask_for_its_focal_length() -> 
 def test_other_input_is_refused(spikes: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         estimator()(spikes)
+
+
+def test_read_only_windows_are_taken_without_a_warning() -> None:
+    locked = SPIKES.copy()
+    locked.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(estimator()(locked), estimator()(SPIKES))
 
 
 def test_windows_that_are_no_block_of_memory_are_taken() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,11 +22,11 @@ def bin_events(
     """The spikes of the window that ends before a time, as a network takes them.
 
     Args:
-        events: `t` whole times [us], `x` columns and `y` rows [px] and `p` polarities, above 0 is ON, each [N]: a
-            structured array as `PacketDecoder` gives it, or a mapping of four arrays. In any order; those outside of
+        events: `t` whole times [us], `x` columns and `y` rows, whole [px], and `p` polarities, above 0 is ON, each [N]:
+            a structured array as `PacketDecoder` gives it, or a mapping of four arrays. In any order; those outside of
             the window are left out.
         sensor_size: height and width of the sensor [px].
-        t_end_us: the time that the window ends before [us].
+        t_end_us: the whole time that the window ends before [us].
         window_ms: duration of the window [ms]; `DepthEstimator.window_ms` is what its network was trained on.
         bins: time bins T of the window; `DepthEstimator.bins`.
 
@@ -33,22 +34,48 @@ def bin_events(
         uint8 [T, 2, H, W] in {0, 1}; polarity 0 is OFF, 1 is ON.
 
     Raises:
-        ValueError: an event lies outside of the sensor, the arrays are not such, or the window is none; the message
-            says which.
+        ValueError: an event lies outside of the sensor, or something else is wrong; the message says what.
     """
+    t, x, y, p = _arrays(events)
+    if not isinstance(t_end_us, Integral):
+        raise ValueError(f"t_end_us is {t_end_us!r}, expected whole microseconds")
+    if not (isinstance(bins, Integral) and isinstance(window_ms, Real)):
+        raise ValueError(f"bins is {bins!r} and window_ms {window_ms!r}, expected a whole number and one in ms")
+    sides = sensor_size if isinstance(sensor_size, tuple | list) else ()
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side > 0 for side in sides):
+        raise ValueError(f"sensor_size is {sensor_size!r}, expected (height, width), whole and above 0")
+    height, width = (int(side) for side in sides)
+    edges = bin_edges(int(t_end_us), WindowConfig(float(window_ms), int(bins), rate_hz=0.1).window_us, int(bins))
     try:
-        t, x, y, p = (np.asarray(events[name]) for name in "txyp")
-    except (KeyError, ValueError, IndexError) as error:
-        raise ValueError(f"events need t [us], x and y [px] and p: {error}") from None
-    if t.dtype.kind not in "iu":
-        raise ValueError(f"the times are {t.dtype}, expected whole microseconds: (1e6 * seconds).astype(np.int64)")
-    if not (t.ndim == 1 and t.shape == x.shape == y.shape == p.shape):
+        return bin_on_cells(t, x, y, p, plain_cells(height, width), (height, width), edges)
+    except ValueError as error:
+        raise ValueError(f"{error}; sensor_size is (height, width)") from None
+
+
+def _arrays(events: np.ndarray | Mapping[str, ArrayLike]) -> list[np.ndarray]:
+    """The events' four arrays, of which nothing will be lost when they are taken as whole numbers."""
+    try:
+        arrays = [np.asarray(events[name]) for name in "txyp"]
+    except (KeyError, ValueError, IndexError, TypeError):
         raise ValueError(
-            f"t, x, y and p have shapes {t.shape}, {x.shape}, {y.shape} and {p.shape}, expected one length"
-        )
-    window_us = WindowConfig(window_ms, bins, rate_hz=0.1).window_us
-    edges = bin_edges(int(t_end_us), window_us, bins)
-    return bin_on_cells(t, x, y, p, plain_cells(*sensor_size), sensor_size, edges)
+            f"events are a {type(events).__name__} without t, x, y and p: give a structured array, or a mapping such "
+            'as {"t": e[:, 0], "x": e[:, 1], "y": e[:, 2], "p": e[:, 3]}'
+        ) from None
+    shapes = [array.shape for array in arrays]
+    if len(shapes[0]) != 1 or any(shape != shapes[0] for shape in shapes):
+        raise ValueError("t, x, y and p have shapes {}, {}, {} and {}, expected one [N]".format(*shapes))
+    if not arrays[0].size:
+        return [array.astype(np.int64) for array in arrays]
+    fixes = {"t": "(1e6 * seconds).astype(np.int64)", "x": "np.rint(x).astype(int)", "y": "np.rint(y).astype(int)"}
+    for (name, fix), array in zip(fixes.items(), arrays, strict=False):
+        if array.dtype.kind not in "iu":
+            unit = "microseconds" if name == "t" else "pixels"
+            raise ValueError(f"{name} is {array.dtype}, expected whole {unit}: {fix}")
+        if array.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"{name} reaches {array.max()}, more than 64 bits with a sign hold")
+    if arrays[3].dtype.kind not in "biuf" or (arrays[3] != arrays[3]).any():
+        raise ValueError(f"p is {arrays[3].dtype} or has NaN, expected numbers: above 0 is ON")
+    return arrays
 
 
 def bin_edges(t_end_us: int, window_us: int, bins: int) -> np.ndarray:
@@ -66,7 +93,7 @@ def plain_cells(height: int, width: int) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _fill(t, x, y, p, cells, edges, spikes):  # type: ignore[no-untyped-def]
+def _fill(t, x, y, on, cells, edges, spikes):  # type: ignore[no-untyped-def]
     """Set the spikes; returns the first event outside of the sensor, -1 if none is."""
     bins, plane = spikes.shape[0], spikes.shape[2]
     height, width = cells.shape
@@ -82,7 +109,7 @@ def _fill(t, x, y, p, cells, edges, spikes):  # type: ignore[no-untyped-def]
             j -= 1
         cell = cells[y[i], x[i]]
         if 0 <= cell < plane:
-            spikes[j, 1 if p[i] > 0 else 0, cell] = 1
+            spikes[j, 1 if on[i] else 0, cell] = 1
     return -1
 
 
@@ -115,8 +142,8 @@ def bin_on_cells(
     height, width = size
     spikes = np.zeros((len(edges) - 1, 2, height * width), np.uint8)
     # One type of each, so that the loop is compiled once.
-    columns, rows = x.astype(np.int32), y.astype(np.int32)
-    stray = _fill(t.astype(np.int64), columns, rows, p.astype(np.int8), cells, edges, spikes)
+    columns, rows = x.astype(np.int64), y.astype(np.int64)
+    stray = _fill(t.astype(np.int64), columns, rows, p > 0, cells, edges, spikes)
     if stray >= 0:
         raise ValueError(
             f"event {stray} of the window lies at ({columns[stray]}, {rows[stray]}), outside of the sensor of "

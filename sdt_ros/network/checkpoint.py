@@ -19,6 +19,7 @@ from sdt_ros.network.card import Card, CardFacts, CheckpointError
 from sdt_ros.network.depth_range import DepthRange
 from sdt_ros.network.transformer import SpikingDepthTransformer
 from sdt_ros.text_files import TextFileError, read_text
+from sdt_ros.weights import packaged_names
 
 AnyCard = TypeVar("AnyCard", bound=CardFacts)
 
@@ -195,7 +196,10 @@ def _halved(tensor: Tensor) -> Tensor:
 def _weights_path(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: a checkpoint is named by its .safetensors file, a packaged one by its name")
+        packaged = ", ".join(packaged_names()) or "none here"
+        raise CheckpointError(
+            f"{path}: a checkpoint is named by its .safetensors file, a packaged one ({packaged}) by its name"
+        )
     return path
 
 

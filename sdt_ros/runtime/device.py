@@ -55,11 +55,11 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def resolve_device(name: str) -> tuple[torch.device, str]:
+def resolve_device(name: str | torch.device) -> tuple[torch.device, str]:
     """Finds the device of a name. Only "auto" chooses; a GPU asked for by name is used or refused.
 
     Args:
-        name: "auto" (a CUDA GPU where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
+        name: "auto" (a CUDA GPU where there is one, else the CPU), "cpu", "cuda" or "cuda:N"; torch's own will do.
 
     Returns:
         The device, and in words why it is that one.
@@ -67,6 +67,7 @@ def resolve_device(name: str) -> tuple[torch.device, str]:
     Raises:
         DeviceError: the name is none of these, or the GPU is not there.
     """
+    name = str(name)
     kind, colon, number = name.partition(":")
     if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and number.isdecimal()):
         raise DeviceError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N")

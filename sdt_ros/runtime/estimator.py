@@ -50,7 +50,7 @@ class DepthEstimator:
         self,
         network: SpikingDepthTransformer,
         card: Card,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         *,
         runtime: str = "auto",
         on_device_error: str = "raise",
@@ -90,7 +90,7 @@ class DepthEstimator:
     def from_checkpoint(
         cls,
         path: str | Path,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         *,
         bins: int | None = None,
         runtime: str = "auto",
@@ -117,7 +117,7 @@ class DepthEstimator:
     def untrained(
         cls,
         preset: str = "sdt",
-        device: str = "auto",
+        device: str | torch.device = "auto",
         seed: int = 0,
         *,
         runtime: str = "auto",
@@ -257,7 +257,7 @@ class DepthEstimator:
         if isinstance(spikes, np.ndarray):
             if spikes.dtype != np.uint8:
                 raise ValueError(f"spikes have dtype {spikes.dtype}, expected uint8")
-            tensor = torch.from_numpy(np.ascontiguousarray(spikes))
+            tensor = torch.from_numpy(np.require(spikes, requirements=["C", "W"]))  # torch warns of what is read-only
         elif isinstance(spikes, Tensor):
             tensor = spikes
         else:
@@ -276,6 +276,11 @@ class DepthEstimator:
         height, width = spikes.shape[-2:]
         smaller = reduced_size(height, width, self.card.input_scale)
         if output_size is not None:
+            if not (isinstance(output_size, tuple | list) and len(output_size) == 2 and min(output_size) >= 1):
+                raise ValueError(
+                    f"output_size is {output_size!r}, expected (height, width) of at least 1; a focal length goes by "
+                    "name: focal_px=..."
+                )
             require_reduced((height, width), output_size, self.card.input_scale)
             return spikes, output_size
         if smaller == (height, width):
@@ -295,8 +300,6 @@ class DepthEstimator:
         height, width = log_depth.shape[-2:]
         factor = depth_factor(self.card.focal_px, focal_px, (height, width), output_size)
         if output_size is not None and tuple(output_size) != tuple(log_depth.shape[-2:]):
-            if min(output_size) < 1:
-                raise ValueError(f"output_size is {output_size}, expected (height, width) of at least 1")
             log_depth = functional.interpolate(log_depth, size=output_size, mode="bilinear", align_corners=False)
         metres = self.card.depth_range.to_metres(log_depth)
         if factor != 1:

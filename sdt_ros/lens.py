@@ -16,6 +16,8 @@ import numpy as np
 USUAL_FOCAL_LENGTH = 0.7
 """Focal length over the picture's width where nobody says: 71 degrees across, as many event cameras are sold."""
 
+_SHORTEST = 0.05  # of the picture's width; a fish-eye of 180 degrees has 0.3
+
 
 def focal_length(k: np.ndarray) -> float:
     """Focal length of an intrinsic matrix [3, 3], the geometric mean of both axes' [px]."""
@@ -34,7 +36,7 @@ def depth_factor(
         focal_size: height and width of the grid that `focal_px` is for; None for `size`.
 
     Raises:
-        ValueError: the focal length is not a finite number above 0.
+        ValueError: the focal length is not a finite number above 0, or far too short to be in pixels.
     """
     if learnt_px is None:
         return 1.0
@@ -43,4 +45,6 @@ def depth_factor(
     if not (isinstance(focal_px, Real) and 0 < focal_px < math.inf):
         raise ValueError(f"focal_px is {focal_px!r}, expected one finite number above 0 [px]")
     height, width = focal_size or size
+    if focal_px < _SHORTEST * width:
+        raise ValueError(f"focal_px is {focal_px:g} of a picture {width} px wide, which no lens has: it goes in pixels")
     return focal_px * math.sqrt(size[0] * size[1] / (height * width)) / learnt_px

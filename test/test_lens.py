@@ -30,3 +30,8 @@ def test_an_unknown_lens_is_a_usual_one_at_any_resolution() -> None:
 def test_what_is_no_focal_length_is_refused(focal_px: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
         depth_factor(120.0, focal_px, (130, 172))
+
+
+def test_a_focal_length_in_metres_is_told() -> None:
+    with pytest.raises(ValueError, match=r"focal_px is 0\.004 of a picture 346 px wide, .* it goes in pixels"):
+        depth_factor(120.0, 0.004, (130, 173), (260, 346))

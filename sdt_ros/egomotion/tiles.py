@@ -37,7 +37,7 @@ def at_cells(tiles: NDArray[np.float64], view: View, otherwise: float) -> NDArra
     return np.where(np.isfinite(view.rays[0]), out, otherwise)
 
 
-@functools.lru_cache(maxsize=2)  # a camera's view stays as it is
+@functools.lru_cache(maxsize=8)  # a camera's view stays as it is
 def _corners(view: View) -> list[tuple[NDArray[np.intp], NDArray[np.float64]]]:
     """The four tiles that each cell lies between, as places in the flat tiles, with their weights."""
     count = [-(-cells // TILE) for cells in view.size]

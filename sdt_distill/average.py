@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdt_distill.arguments import is_same
+
 if TYPE_CHECKING:
     from sdt_ros.network import Card
 
@@ -42,6 +44,11 @@ def run(args: argparse.Namespace) -> int:
     if len(args.runs) < 2:
         print(f"sdt-distill average: {args.runs[0]} alone has no mean; name two runs or more", file=sys.stderr)
         return 2
+    files = [_weights_of(path) for path in args.runs]
+    for k, path in enumerate(args.runs):
+        if any(is_same(files[k], before) for before in files[:k]):
+            print(f"sdt-distill average: {path} is named twice; name each run once", file=sys.stderr)
+            return 2
     try:
         card = average(args.runs, args.out)
     except (CheckpointError, ValueError, OSError) as error:
@@ -69,7 +76,10 @@ def average(runs: Sequence[Path], out: Path) -> Card:
 
     from sdt_ros.network import load_checkpoint, save_checkpoint
 
-    files = [path if path.suffix == ".safetensors" else path / "last.safetensors" for path in runs]
+    files = [_weights_of(path) for path in runs]
+    for path, file in zip(runs, files, strict=True):
+        if path.is_dir() and not file.is_file():
+            raise ValueError(f"{path} is no run: there is no {file.name} in it; name a run's folder or a checkpoint")
     loaded = [load_checkpoint(path) for path in files]
     network, first = loaded[0]
     for path, (_, card) in zip(files, loaded, strict=True):
@@ -92,3 +102,8 @@ def average(runs: Sequence[Path], out: Path) -> Card:
     return save_checkpoint(
         out, network, dataclasses.replace(first, steps=steps, scores={}, training_data="; ".join(seen))
     )
+
+
+def _weights_of(run: Path) -> Path:
+    """The file, or a run's last weights."""
+    return run if run.suffix == ".safetensors" else run / "last.safetensors"

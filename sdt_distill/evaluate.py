@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sdt_distill.arguments import count, unwritable
 from sdt_distill.networks import AnyCard, load_network, network_name
 from sdt_ros.evaluation.figures import figures
 from sdt_ros.evaluation.protocol import Protocol
@@ -174,7 +175,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the data set, or a bag")
     parser.add_argument("--dataset", choices=FORMATS, help="its format (default: what the folder looks like)")
     parser.add_argument("--split", metavar="NAME", help="a published split of it (default: all recordings)")
-    parser.add_argument("--samples", type=_positive, metavar="N", help="only N samples, spread evenly")
+    parser.add_argument("--samples", type=count, metavar="N", help="only N samples, spread evenly")
     parser.add_argument("--min-events", type=int, default=0, metavar="N", help="leave out windows with fewer spikes")
     parser.add_argument(
         "--protocol", choices=("mvsec", "dense", "dsec", "none"), help="which pixels count (default: the data set's)"
@@ -203,6 +204,11 @@ def run(args: argparse.Namespace) -> int:
         return 2
     if args.probe_every < 0:
         print(f"sdt-distill eval: --probe-every is {args.probe_every}, expected 0 or more", file=sys.stderr)
+        return 2
+    card = args.weights.with_suffix(".json") if args.weights.name else None
+    kept = {"the weights that it scores": args.weights, "the card of the weights that it scores": card}
+    if why := unwritable({"--json": args.json, "--report": args.report}, kept):
+        print(f"sdt-distill eval: {why}", file=sys.stderr)
         return 2
     try:
         evaluate(args)
@@ -250,10 +256,3 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         content, scores = score_network(estimator, source, protocol, settings, args.probe_every, scorer)
         write(args, content, scorer, scores)
     return content
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value

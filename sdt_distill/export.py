@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sdt_distill.arguments import unwritable
 from sdt_ros.evaluation.score import CONSTANT, MAP, PREDICTION
 from sdt_ros.text_files import TextFileError, read_json
 
@@ -66,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
         if "=" not in text.strip("="):
             print(f"sdt-distill export-card: --compare {text!r}: expected NAME=FILE", file=sys.stderr)
             return 2
+    if why := _refused(args):
+        print(f"sdt-distill export-card: {why}", file=sys.stderr)
+        return 2
     try:
         export(args)
     except (CheckpointError, ValueError, OSError) as error:
@@ -93,7 +97,7 @@ def export(args: argparse.Namespace) -> Path:
     if not args.limits:
         print("sdt-distill export-card: no --limits: the card will not say what the weights cannot do", file=sys.stderr)
     card = dataclasses.replace(card, limits=_limits(args.limits), licence=args.licence or card.licence)
-    target = args.out if args.out.suffix == ".safetensors" else args.out.with_name(args.out.name + ".safetensors")
+    target = _target(args.out)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
         # Written once to learn digest and size before anything in place is touched.
@@ -116,6 +120,23 @@ def export(args: argparse.Namespace) -> Path:
     save_checkpoint(target, network, dataclasses.replace(card, scores=scores), half=True)
     print(f"{target}: {megabytes:.1f} MB, step {card.steps}, {len(evaluations)} evaluations, {len(compared)} compared")
     return target
+
+
+def _target(out: Path) -> Path:
+    """The weights' file; its card is beside it."""
+    return out if out.suffix == ".safetensors" else out.with_name(out.name + ".safetensors")
+
+
+def _refused(args: argparse.Namespace) -> str | None:
+    """Why nothing can be written to `--out`; None where all can."""
+    if args.out.is_dir():
+        return f"--out {args.out} is a folder; name a file, in it or elsewhere"
+    compared = [Path(text.rpartition("=")[2]) for text in args.compare]
+    read = {f"{path}, which it reads": path for path in (*args.evaluations, *compared)}
+    if _is_file(args.limits):
+        read["the text of --limits"] = Path(args.limits)
+    target = _target(args.out)
+    return unwritable({"--out": target}, read) or unwritable({"--out: its card": target.with_suffix(".json")}, read)
 
 
 def digest_of(content: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, Any]:
@@ -203,6 +224,8 @@ def _weights_of(run: Path) -> Path:
     if run.suffix == ".safetensors":
         return run
     best, last = run / "best.safetensors", run / "last.safetensors"
+    if run.is_dir() and not best.is_file() and not last.is_file():
+        raise ValueError(f"{run} is no run: there is no {last.name} in it; name a run's folder or a checkpoint")
     return last if last.is_file() and not best.is_file() else best
 
 
@@ -218,10 +241,13 @@ def _require_same_data(path: Path, content: Mapping[str, Any], evaluations: list
 
 
 def _limits(text: str) -> str:
+    return (Path(text).read_text(encoding="utf-8") if _is_file(text) else text).strip()
+
+
+def _is_file(text: str) -> bool:
     with contextlib.suppress(OSError):  # a text too long to be a name
-        if text and "\n" not in text and Path(text).is_file():
-            return Path(text).read_text(encoding="utf-8").strip()
-    return text.strip()
+        return bool(text) and "\n" not in text and Path(text).is_file()
+    return False
 
 
 def _digest(path: Path) -> str:

@@ -248,10 +248,20 @@ def test_an_arm_that_diverges_is_a_result(
 @pytest.mark.parametrize(
     "arguments, message",
     [(["ablate", "head", "--config", "nowhere.yaml", "--out", "x"], "nowhere.yaml: cannot be read"),
-     (["ablate", "head", "--config", "nowhere.yaml", "--out", "x", "--samples", "-1"], "--samples is -1")],
+     (["ablate", "head", "--config", "nowhere.yaml", "--out", "x", "--samples", "-1"], "--samples is -1"),
+     (["ablate", "head", "--config", "nowhere.yaml", "--out", "x", "--json", "."], "--json . is a folder")],
 )  # fmt: skip
 def test_wrong_arguments_are_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option, message", [("--seeds", "--seeds: 'a' is no whole number"), ("--max-minutes", "'a' is no number")]
+)
+def test_what_is_no_number_is_told(option: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["ablate", "head", "--config", "x", "--out", "x", option, "a"])
     assert message in capsys.readouterr().err
 
 

@@ -58,3 +58,18 @@ def test_one_checkpoint_has_no_mean_and_a_missing_one_is_named(
     names = [str(tmp_path / "one.safetensors"), str(tmp_path / "none")]
     assert main(["average", *names, "--out", str(tmp_path / "m.safetensors")]) == 1
     assert "none/last.safetensors: no such file" in capsys.readouterr().err
+
+
+def test_a_run_named_twice_and_a_folder_that_is_no_run_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    checkpoint(tmp_path / "run" / "last.safetensors", 1)
+    checkpoint(tmp_path / "two.safetensors", 2)
+    run, two, out = str(tmp_path / "run"), str(tmp_path / "two.safetensors"), tmp_path / "mean.safetensors"
+    for again in (run, f"{run}/last.safetensors"):
+        assert main(["average", run, two, again, "--out", str(out)]) == 2
+        assert f"{again} is named twice; name each run once" in capsys.readouterr().err
+    assert main(["average", run, str(tmp_path), "--out", str(out)]) == 1
+    assert f"{tmp_path} is no run: there is no last.safetensors in it" in capsys.readouterr().err
+    assert not out.exists()

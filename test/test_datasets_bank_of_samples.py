@@ -208,7 +208,7 @@ def test_other_settings_are_refused(copy):
         write_bank(copy, tiny(seed=6), shard=4)
     with pytest.raises(DatasetError, match="written with other settings"):
         write_bank(copy, tiny(), shard=8)
-    with pytest.raises(ValueError, match="multiple of group=4"):
+    with pytest.raises(ValueError, match="multiple of 4, the samples made together: give"):
         write_bank(copy, tiny(), shard=6)
     with pytest.raises(ValueError, match="part=2"):
         write_bank(copy, tiny(), part=2, parts=2)
@@ -335,6 +335,8 @@ def test_the_command_writes_checks_and_draws(tmp_path, capsys):
         (["--range", "speed=1:1"], "--range speed=1:1: unknown key 'speed'; known are field_of_view_deg"),
         (["--range", "pace=1"], "--range pace=1 is not KEY=LOW:HIGH"),
         (["--range", "pace=2:1"], "pace=(2.0, 1.0) must be a rising range"),
+        (["--texture-block", "6"], "texture_block=6 must be a multiple of 8, the samples made together: give 8"),
+        (["--json", "."], "--json . is a folder; name a file"),
         (["--split", "dev"], "known are train, validation, test"),
     ],
 )

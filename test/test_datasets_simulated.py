@@ -161,7 +161,7 @@ def test_cameras_that_make_no_sense(text, message):
         ({"samples": 0}, "samples=0"),
         ({"seed": -1}, "seed=-1"),
         ({"group": 3}, "multiple of 4"),
-        ({"texture_block": 6}, "texture_block=6 must be a multiple of group=4"),
+        ({"texture_block": 6}, "texture_block=6 must be a multiple of 4, the samples made together: give 8"),
         ({"bins": 0}, "bins=0"),
         ({"windows": 3}, "unknown key 'windows'; known are family, camera"),
         ({"sensor": {"threshold": 1}}, "sensor: unknown key 'threshold'; known are threshold_on"),

@@ -136,7 +136,9 @@ def test_depth_is_in_metres_of_the_card() -> None:
     "arguments, code, message",
     [(["--root", "nowhere"], 1, "nothing at nowhere"), (["--root", "."], 1, "no data set that is known"),
      (["--root", ".", "--input-scale", "2"], 2, "--input-scale is 2"),
-     (["--root", ".", "--probe-every", "-1"], 2, "--probe-every is -1")],
+     (["--root", ".", "--probe-every", "-1"], 2, "--probe-every is -1"),
+     (["--root", ".", "--json", "."], 2, "--json . is a folder; name a file"),
+     (["--root", ".", "--report", "."], 2, "--report . is a folder; name a file")],
 )  # fmt: skip
 def test_wrong_arguments_are_told(
     weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int,
@@ -147,6 +149,36 @@ def test_wrong_arguments_are_told(
     monkeypatch.chdir(empty)
     assert main(["eval", "--weights", str(weights["sdt"]), *arguments]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+@pytest.mark.parametrize("suffix, what", [(".json", "the card of the weights"), (".safetensors", "the weights")])
+def test_figures_never_replace_what_is_scored(
+    weights: dict[str, Path], dense: Path, capsys: pytest.CaptureFixture[str], option: str, suffix: str, what: str
+) -> None:
+    target = weights["sdt"].with_suffix(suffix)
+    before = target.read_bytes()
+    there = target.parent / ".." / target.parent.name / target.name  # by another way
+    assert main(["eval", "--weights", str(weights["sdt"]), "--root", str(dense), option, str(there)]) == 2
+    assert f"{option} {there} would overwrite {what} that it scores; name another" in capsys.readouterr().err
+    assert target.read_bytes() == before
+
+
+def test_an_export_replaces_nothing_that_it_reads(
+    weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export, read = ["export-card", str(weights["sdt"].parent), "--out"], tmp_path / "ex.json"
+    read.write_text("{}")
+    for more in (["--eval", str(read)], ["--compare", f"a={read}"], ["--limits", str(read)]):
+        assert main([*export, str(tmp_path / "ex"), *more]) == 2
+        assert f"--out: its card {read} would overwrite" in capsys.readouterr().err
+    assert read.read_text() == "{}"
+    (tmp_path / "folder").mkdir()
+    assert main([*export, str(tmp_path / "folder")]) == 2
+    assert f"--out {tmp_path / 'folder'} is a folder; name a file" in capsys.readouterr().err
+    assert not (tmp_path / "folder.safetensors").exists()
+    assert main(["export-card", str(tmp_path / "folder"), "--out", str(tmp_path / "ex")]) == 1
+    assert "folder is no run: there is no last.safetensors in it" in capsys.readouterr().err
 
 
 def test_export_takes_the_scores_of_these_weights_only(

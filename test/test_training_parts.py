@@ -7,7 +7,9 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -39,8 +41,18 @@ from sdt_distill.training.batch import Fit, make_item
 from sdt_distill.training.cells import resize_nearest, resize_spikes
 from sdt_distill.training.command import add_parser
 from sdt_distill.training.config import DataConfig, OptimiserConfig, SourceConfig, save_config
-from sdt_distill.training.data import Mixture, Source, knows_sky, open_source, require_sky, spread_over, stream
+from sdt_distill.training.data import (
+    Mixture,
+    Source,
+    _share_samples,
+    knows_sky,
+    open_source,
+    require_sky,
+    spread_over,
+    stream,
+)
 from sdt_distill.training.engine import Trainer, TrainingError
+from sdt_distill.training.identity import identity_of, require_same_run
 from sdt_distill.training.optimise import (
     AveragedNetwork,
     learning_rate,
@@ -64,6 +76,14 @@ def banks(tmp_path_factory):
     return write_banks(tmp_path_factory.mktemp("banks"), samples=8)
 
 
+@pytest.fixture(scope="module")
+def trained(banks, tmp_path_factory):
+    """The banks, and the folder of a run of two steps on them."""
+    folder = tmp_path_factory.mktemp("trained")
+    Trainer(smoke(banks, "run.steps=2"), folder).run(progress=False)
+    return banks, folder
+
+
 def sample(height=24, width=32, index=0, frame=True):
     rng = np.random.default_rng(index)
     spikes = (rng.random((4, 2, height, width)) < 0.1).astype(np.uint8)
@@ -83,9 +103,11 @@ def batch(count=4, height=24, width=32):
         ("loss.deep=1", "unknown config key 'loss.deep'; known here are depth"),
         ("network.depht=1", "unknown network key 'depht'"),
         ("run.steps=many", "'run.steps' is 'many', expected int"),
-        ("run.steps=0", "'steps' is 0, expected 1 or more"),
+        ("run.steps=0", "^command line: config key 'run.steps' is 0, expected 1 or more"),
+        ("data.focal_px=0", "config key 'data.focal_px' is 0.0, expected above 0"),
+        ("data.sources.0.weight=0", "config key 'data.sources.0.weight' is 0.0"),
         ("run.fused=off", "'run.fused' is False, expected str; YAML reads on, off"),
-        ("run.precision=half", "'precision' is 'half'"),
+        ("run.precision=half", "'run.precision' is 'half'"),
         ("data.sources.3.path=x", "there is no '3'"),
         ("data.sources.0.wieght=2", "unknown config key 'data.sources.0.wieght'"),
         ("augment.drop=2", "augment key 'drop'"),
@@ -697,6 +719,99 @@ def test_a_state_of_an_earlier_version_lacks_keys_that_came_later(banks, tmp_pat
         Trainer(smoke(banks, "run.steps=3"), tmp_path)
 
 
+@pytest.mark.parametrize("setting", ["data.max_m=8", "data.min_m=1", "data.input_scale=0.5", "data.focal_px=60"])
+def test_a_state_whose_weights_mean_something_else_is_refused(trained, tmp_path, setting):
+    banks, run = trained
+    folder = shutil.copytree(run, tmp_path / "run")
+    key = setting.partition("=")[0]
+    for steps in (1, 3):  # finished or not
+        with pytest.raises(StateError, match=f"another run: its {key} is .*, the config's is .*Choose another --out"):
+            Trainer(smoke(banks, f"run.steps={steps}", setting), folder)
+    assert (folder / "config.yaml").read_bytes() == (run / "config.yaml").read_bytes()
+
+
+def test_windows_belong_to_a_state_and_an_earlier_version_did_not_say_so(trained, tmp_path):
+    banks, run = trained
+    config = smoke(banks, "data.bins=3")
+    own = identity_of(config, build_network(TINY))
+    with pytest.raises(StateError, match=r"its data.bins is 4, the config's is 3"):
+        require_same_run(run, {**own, "data.bins": 4}, config, build_network(TINY))
+    with pytest.raises(StateError, match=r"its data.window_ms is 20.0, the config's is 50.0"):
+        require_same_run(run, {**own, "data.window_ms": 20.0}, config, build_network(TINY))
+    folder = shutil.copytree(run, tmp_path / "run")
+    tensors, values = load_state(folder / "state.safetensors")
+    old = {key: value for key, value in values["identity"].items() if not key.startswith("data.")}
+    assert list(old) == ["network", "loss", "seed"]
+    del values["shown"]
+    save_state(folder / "state.safetensors", tensors, {**values, "identity": old})
+    assert Trainer(smoke(banks, "run.steps=3"), folder).step == 2
+
+
+def test_other_sources_and_batches_are_told_where_a_run_goes_on(trained, tmp_path, caplog):
+    banks, run = trained
+    folder = shutil.copytree(run, tmp_path / "run")
+    Trainer(smoke(banks, "run.steps=3"), folder)
+    assert "goes on with other" not in caplog.text
+    other = shutil.copytree(banks / "train", tmp_path / "elsewhere")
+    Trainer(smoke(banks, "run.steps=3", "run.batch=2", f"data.sources.0.path={other}"), folder)
+    assert re.search(r"goes on with other data.sources: .*elsewhere.*, before .*train", caplog.text)
+    assert "goes on with other samples of a step: 2, before 4" in caplog.text
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_finished_run_keeps_its_config_and_says_that_there_is_nothing_to_do(trained, tmp_path, capsys, steps):
+    banks, run = trained
+    folder = shutil.copytree(run, tmp_path / "run")
+    asked = [*settings(banks), f"run.steps={steps}", "run.batch=2"]
+    assert main(["train", "--config", str(SMOKE), "--out", str(folder), *asked]) == 0
+    assert f"nothing to do: the run is at step 2, {steps} steps were asked for" in capsys.readouterr().out
+    for name in ("config.yaml", "last.safetensors", "last.json"):
+        assert (folder / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def test_validation_on_what_is_learnt_is_told(banks, tmp_path, caplog):
+    Trainer(smoke(banks, "run.steps=1"), tmp_path)
+    assert "held-out data" not in caplog.text
+    Trainer(smoke(banks, f"data.validation.0.path={banks / 'train'}"), tmp_path)
+    assert re.search(r"data.validation.0 \(train-.*has the samples of data.sources.0: its scores", caplog.text)
+    caplog.clear()
+    made = "{kind: simulated, split: %s, scale: 1, options: {camera: davis346@64x48, samples: %d, texture_sets: 1}}"
+    for split, told in (("validation", False), ("train", True)):
+        sources = [f"data.sources=[{made % ('train', 8)}]", f"data.validation=[{made % (split, 4)}]"]
+        Trainer(smoke(banks, *sources), tmp_path)
+        assert ("has the samples of data.sources.0" in caplog.text) == told
+
+
+def test_recordings_are_shared_unless_their_splits_differ(tmp_path):
+    def shared(one, other):
+        recordings = [types.SimpleNamespace()] * 2
+        first, second = (SourceConfig("dsec", tmp_path, split) for split in (one, other))
+        return _share_samples(first, recordings[0], second, recordings[1])
+
+    assert shared("train", "train") and shared(None, "train") and not shared("validation", "train")
+
+
+def test_a_wrong_value_is_blamed_on_who_gave_it(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("optimiser: {lr: 0}")
+    for given in ([], ["run.steps=3"]):
+        with pytest.raises(ConfigError, match=f"^{file}: config key 'optimiser.lr' is 0.0, expected above 0"):
+            load_config(file, given)
+    with pytest.raises(ConfigError, match=r"^command line: config key 'optimiser.ema_decay' is 1.0"):
+        load_config(file, ["optimiser.lr=1", "optimiser.ema_decay=1"])
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    own = shutil.copy(SMOKE, tmp_path / "own.yaml")
+    for path, why in ((tmp_path, "is a folder; name a file"), (tmp_path / "file/x.json", "file is no folder"),
+                      (own, "would overwrite the config")):  # fmt: skip
+        assert main(["train", "--config", str(own), "--out", str(tmp_path / "run"), "--json", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"sdt-distill train: --json {path}") and why in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_starts_from_the_weights_of_another(banks, tmp_path):
     first = Trainer(smoke(banks, "run.steps=1"), tmp_path / "first")
     first.run(progress=False)
@@ -713,6 +828,8 @@ def test_a_run_starts_from_the_weights_of_another(banks, tmp_path):
     )
     with pytest.raises(CheckpointError, match="name a checkpoint of the same network"):
         Trainer(smoke(banks, "network.embed_dim=16", f"run.start_from={start}"), tmp_path / "third")
+    with pytest.raises(CheckpointError, match="name a checkpoint of the same network"):  # found by its name, but larger
+        Trainer(smoke(banks, "run.start_from=sdt_tiny"), tmp_path / "fourth")
 
 
 @pytest.mark.parametrize("head", ["fusion", "linear"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sdt_ros.threads  # noqa: F401  before torch is loaded
+from sdt_distill.arguments import count, minutes, unwritable
 
 EPILOG = """\
 Arms differ from the config in what is asked and in nothing else: equal data, steps and seeds. The same command goes on
@@ -43,10 +44,10 @@ def add_parser(subparsers: Any) -> None:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="what all arms start from")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the trials and tables")
-    parser.add_argument("--steps", type=_count, metavar="N", help="optimiser steps of each arm (default: the config's)")
-    parser.add_argument("--seeds", type=_count, default=3, metavar="N", help="seeds of each arm (default: 3)")
+    parser.add_argument("--steps", type=count, metavar="N", help="optimiser steps of each arm (default: the config's)")
+    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds of each arm (default: 3)")
     parser.add_argument("--samples", type=int, default=400, metavar="N", help="held-out samples; 0: all (default: 400)")
-    parser.add_argument("--max-minutes", type=_minutes, default=math.inf, metavar="M", help="save and stop after M")
+    parser.add_argument("--max-minutes", type=minutes, default=math.inf, metavar="M", help="save and stop after M")
     parser.add_argument("--doc", type=Path, metavar="FILE.md", help="rewrite the question's section of this page too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that come before the config's")
@@ -67,6 +68,9 @@ def run_ablate(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if args.samples < 0:
         print(f"sdt-distill ablate: --samples is {args.samples}, expected 0 or more", file=sys.stderr)
+        return 2
+    if why := unwritable({"--json": args.json, "--doc": args.doc}, {"the config": args.config}):
+        print(f"sdt-distill ablate: {why}", file=sys.stderr)
         return 2
     question = QUESTIONS[args.question]
     try:
@@ -113,17 +117,3 @@ def write(args: argparse.Namespace, title: str, fairness: str, results: list[dic
         shown.write_bytes(picture.read_bytes())
         link = Path(os.path.relpath(shown, args.doc.parent)).as_posix()
         put_section(args.doc, args.question, section(args, title, fairness, summary, text, link))
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
-
-
-def _minutes(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value

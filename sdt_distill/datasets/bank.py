@@ -230,8 +230,7 @@ def write_bank(
         raise ValueError(
             f"samples={samples} and workers={workers} must be positive, and part={part} one of 0 to {parts - 1}"
         )
-    if shard < 1 or shard % config.group:
-        raise ValueError(f"shard={shard} must be a multiple of group={config.group}")
+    config.require_groups("shard", shard)
     began = time.perf_counter()
     source = source_of(config, device)
     identity = _identity(config, shard)

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sdt_distill.arguments import count, unwritable
+
 from .check import check
 from .errors import DatasetError
 from .picture import sample_picture
@@ -31,9 +33,7 @@ def add_parser(subparsers: Any) -> None:
     checker.add_argument("dir", type=Path, metavar="DIR", help="a data set, one recording of it, or a bag")
     checker.add_argument("--dataset", choices=FORMATS, help="its format (default: what the folder looks like)")
     checker.add_argument("--split", metavar="NAME", help="only the recordings of a published split")
-    checker.add_argument(
-        "--samples", type=_positive, metavar="N", help="read N samples of each recording (default: all)"
-    )
+    checker.add_argument("--samples", type=count, metavar="N", help="read N samples of each recording (default: all)")
     checker.add_argument(
         "--window-ms", type=float, metavar="MS", help="duration of windows (default: 50, or a simulation's own)"
     )
@@ -51,6 +51,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run_check(args: argparse.Namespace) -> int:
     """Check a folder; 0 sound, 1 broken, 2 wrong arguments."""
+    if why := unwritable({"--json": args.json, "--picture": args.picture}, {}):
+        print(f"sdt-distill data check: {why}", file=sys.stderr)
+        return 2
     try:
         config = None
         if args.window_ms is not None or args.bins is not None:
@@ -118,10 +121,3 @@ def _picture(text: str) -> Path:
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise argparse.ArgumentTypeError(f"{text} is no name of a picture; let it end in .png or .jpg")
     return path
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sdt_distill.arguments import unwritable
+
 
 def add_simulate(commands: Any) -> None:
     """Add `simulate` to the commands of `data`."""
@@ -75,6 +77,9 @@ def run_simulate(args: argparse.Namespace) -> int:
     from .errors import DatasetError
     from .simulated_config import Randomisation, SimulatedConfig, parse_camera
 
+    if why := unwritable({"--json": args.json}, {}):
+        print(f"sdt-distill data simulate: {why}", file=sys.stderr)
+        return 2
     try:
         part, parts = (int(text) for text in args.part.split("/"))
     except ValueError:

@@ -80,8 +80,7 @@ class SimulatedConfig:
             raise ValueError(f"seed={self.seed!r} must be a whole number of 0 or more")
         if self.family == "mixed" and self.group % len(MIXED):
             raise ValueError(f"group={self.group} must be a multiple of {len(MIXED)}, the families that are mixed")
-        if self.texture_block % self.group:
-            raise ValueError(f"texture_block={self.texture_block} must be a multiple of group={self.group}")
+        self.require_groups("texture_block", self.texture_block)
         self.simulator()  # refuses what the simulator refuses
 
     @classmethod
@@ -118,6 +117,18 @@ class SimulatedConfig:
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it."""
         return {**dataclasses.asdict(self), "photographs": [str(path) for path in self.photographs]}
+
+    def require_groups(self, name: str, samples: int) -> None:
+        """Refuse a number of samples that is no multiple of those made together.
+
+        Raises:
+            ValueError: that is so, or it is below 1.
+        """
+        if samples < 1 or samples % self.group:
+            fitting = max(1, -(-samples // self.group)) * self.group
+            raise ValueError(
+                f"{name}={samples} must be a multiple of {self.group}, the samples made together: give {fitting}"
+            )
 
     @property
     def families(self) -> tuple[str, ...]:

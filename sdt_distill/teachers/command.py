@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sdt_distill.arguments import unwritable
+
 EPILOG = """\
 The same command goes on where an earlier one was stopped or killed. The folder is then a teacher:
   teacher: {kind: frame, weights: runs/frame}
@@ -45,6 +47,9 @@ def run_teach(args: argparse.Namespace) -> int:
     from sdt_ros.runtime.device import DeviceError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if why := unwritable({"--json": args.json}, {"the config": args.config}):
+        print(f"sdt-distill teach: {why}", file=sys.stderr)
+        return 2
     try:
         config = load_teach_config(args.config, args.settings)
         found = teach(config, args.out, args.max_minutes, progress=sys.stderr.isatty())

@@ -31,7 +31,7 @@ from sdt_distill.training.optimise import (
     set_learning_rate,
 )
 from sdt_distill.training.state import StateError, below, load_state, part, save_state
-from sdt_distill.training.tree import from_plain, override, same, to_plain
+from sdt_distill.training.tree import from_file, same, to_plain
 from sdt_ros.evaluation.metrics import average, frame_metrics
 from sdt_ros.runtime.device import resolve_device
 from sdt_ros.text_files import TextFileError, read_yaml
@@ -103,12 +103,7 @@ def load_teach_config(path: Path, settings: Sequence[str] = ()) -> TeachConfig:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys, found {type(values).__name__}")
-    for setting in settings:
-        override(values, setting)
-    try:
-        return from_plain(TeachConfig, values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return from_file(TeachConfig, values, settings, path)
 
 
 def teach(config: TeachConfig, out: Path, max_minutes: float = math.inf, progress: bool = False) -> dict[str, Any]:

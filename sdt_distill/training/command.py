@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import sdt_ros.threads  # noqa: F401  before torch is loaded
+from sdt_distill.arguments import minutes, unwritable
 
 EPILOG = """\
 Settings are dotted keys of the config with YAML values: optimiser.lr=1e-3 data.sources.0.path=/data/DSEC
@@ -34,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="a YAML file, see configs/")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
-    parser.add_argument("--max-minutes", type=_positive, default=math.inf, metavar="M", help="save and stop after M")
+    parser.add_argument("--max-minutes", type=minutes, default=math.inf, metavar="M", help="save and stop after M")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write how it ended to this file too")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that come before the config's")
     parser.set_defaults(run=run_train)
@@ -55,6 +56,9 @@ def run_train(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if int(os.environ.get("RANK", "0")):
         logging.getLogger().setLevel(logging.ERROR)
+    if why := unwritable({"--json": args.json}, {"the config": args.config}):
+        print(f"sdt-distill train: {why}", file=sys.stderr)
+        return 2
     try:
         config = load_config(args.config, args.settings)
     except ConfigError as error:
@@ -65,6 +69,7 @@ def run_train(args: argparse.Namespace) -> int:
     try:
         group = join(_device_type(config.run.device))
         trainer = Trainer(config, out, group)
+        begun = trainer.step
         signal.signal(signal.SIGTERM, lambda *_: trainer.stop())  # as batch systems send before they kill
         outcome = trainer.run(args.max_minutes, progress=sys.stderr.isatty())
     except (ConfigError, DeviceError) as error:
@@ -90,6 +95,10 @@ def run_train(args: argparse.Namespace) -> int:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if outcome.finished and outcome.step == begun:
+        asked = f"{config.run.minutes:g} minutes" if config.run.minutes else f"{config.run.steps} steps"
+        print(f"{out}: nothing to do: the run is at step {begun}, {asked} were asked for")
+        return 0
     of = f"{config.run.minutes:g} minutes" if config.run.minutes else f"{config.run.steps}"
     print(f"{out}: step {outcome.step} of {of}, {outcome.samples_per_second:.1f} samples/s")
     if not outcome.finished:
@@ -103,10 +112,3 @@ def _device_type(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name.partition(":")[0]
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value

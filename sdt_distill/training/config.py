@@ -17,7 +17,7 @@ from sdt_ros.network import DepthRange
 from sdt_ros.text_files import TextFileError, read_yaml
 
 from .augment import AugmentConfig
-from .tree import ConfigError, from_plain, override, to_plain
+from .tree import ConfigError, RefusedValueError, from_file, to_plain
 
 __all__ = ["ConfigError", "DataConfig", "OptimiserConfig", "RunConfig", "SourceConfig",
            "TrainingConfig", "load_config", "save_config"]  # fmt: skip
@@ -25,7 +25,7 @@ __all__ = ["ConfigError", "DataConfig", "OptimiserConfig", "RunConfig", "SourceC
 
 def _require(condition: bool, key: str, value: object, expected: str) -> None:
     if not condition:
-        raise ConfigError(f"config key {key!r} is {value!r}, expected {expected}")
+        raise RefusedValueError(key, value, expected)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +186,8 @@ class RunConfig:
         validate_every: steps between validations; 0 validates at the end only.
         validation_samples: at most so many, evenly spread over the held-out set; 0 takes all.
         pictures_every: steps between pictures; 0 draws none but at the end.
-        start_from: checkpoint whose weights a new run begins with, of the same network; None for random ones. Only the
-            weights are taken over: the optimiser starts anew.
+        start_from: checkpoint of the same network, or a packaged one's name, whose weights a new run begins with; None
+            for random ones. Only the weights are taken over: the optimiser starts anew.
     """
 
     steps: int = 10_000
@@ -281,12 +281,7 @@ def load_config(path: str | Path, settings: Sequence[str] = ()) -> TrainingConfi
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys, found {type(values).__name__}")
-    for setting in settings:
-        override(values, setting)
-    try:
-        return from_plain(TrainingConfig, values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return from_file(TrainingConfig, values, settings, path)
 
 
 def save_config(path: Path, config: TrainingConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,8 @@ from sdt_ros.evaluation.spread import spread_evenly
 from .batch import Batch, Fit, Item, collate, make_item
 from .config import DataConfig, SourceConfig
 from .tree import ConfigError
+
+_log = logging.getLogger(__name__)
 
 _BLOCK = 1024  # samples within which every source gets exactly its share
 _GROUPS = 64  # batches of a block, at least: a source with less than a hundredth of all is none of them
@@ -297,16 +300,47 @@ def _fingerprint(opened: Dataset, path: Path | None, fit: Fit) -> str:
 
     What a teacher saw is kept under it, so that equal fingerprints must be equal frames.
     """
-    made: dict[str, Any] | None = None
+    made = _made_of(opened)
+    told: Any = made if made is not None else None if path is None else str(path.resolve())
+    whole = json.dumps([told, fit.scale, fit.size, fit.mode], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:8]
+
+
+def _made_of(opened: Dataset) -> dict[str, Any] | None:
+    """The settings that simulated samples were made of, whatever their number; None of recordings."""
     if isinstance(opened, BankDataset):
         made = opened.bank.config
     elif isinstance(opened, SimulatedDataset):
         made = opened.config.to_dict()
-    told: Any = None if path is None else str(path.resolve())
-    if made is not None:
-        told = {key: value for key, value in made.items() if key != "samples"}
-    whole = json.dumps([told, fit.scale, fit.size, fit.mode], sort_keys=True)
-    return hashlib.sha256(whole.encode()).hexdigest()[:8]
+    else:
+        return None
+    return {key: value for key, value in made.items() if key != "samples"}
+
+
+def warn_of_seen(data: DataConfig, sources: Sequence[Source], held_out: Sequence[Source]) -> None:
+    """Say which validation data are also learnt from.
+
+    Args:
+        data: the config of both.
+        sources: its `sources`, opened.
+        held_out: its `validation`, opened.
+    """
+    for k, (held, there) in enumerate(zip(data.validation, held_out, strict=True)):
+        for own, (source, here) in enumerate(zip(data.sources, sources, strict=True)):
+            if _share_samples(held, there.data, source, here.data):
+                _log.warning(
+                    "data.validation.%d (%s) has the samples of data.sources.%d: its scores are not of held-out data; "
+                    "name another split or folder", k, there.name, own,
+                )  # fmt: skip
+
+
+def _share_samples(one: SourceConfig, first: Dataset, other: SourceConfig, second: Dataset) -> bool:
+    made = _made_of(first), _made_of(second)
+    if None not in made:
+        return made[0] == made[1]
+    if one.path is None or other.path is None or one.path.resolve() != other.path.resolve():
+        return False
+    return one.split == other.split or None in (one.split, other.split)
 
 
 def knows_sky(opened: Dataset) -> bool:

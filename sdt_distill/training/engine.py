@@ -19,17 +19,19 @@ from sdt_distill.losses import DistillationLoss
 from sdt_distill.networks import build, config_of, make_card, name_of, save_network, take_weights
 from sdt_distill.teachers import TeacherOutput
 from sdt_ros.runtime.device import resolve_device
+from sdt_ros.weights import weights_file
 
 from .augment import Augmentation
 from .batch import Batch
 from .clock import RunClock
 from .config import ConfigError, TrainingConfig, save_config
-from .data import Mixture, Source, activity, open_source, require_sky, stream
+from .data import Mixture, Source, activity, open_source, require_sky, stream, warn_of_seen
 from .distributed import Group, share_batch_norms, shared_mean
 from .graphed import GraphedStep
 from .growing import GrowingSamples
 from .hardware import pick_layers, pick_precision
 from .held_norms import hold_norms, holds_norms, take_statistics
+from .identity import identity_of, require_same_run, shown_by, warn_of_changes
 from .lessons import Lessons
 from .log import RunLog
 from .optimise import (
@@ -43,10 +45,9 @@ from .optimise import (
 from .packed import Shelves
 from .pictures import example_picture
 from .resident import read_all, resident_stream
-from .state import StateError, UnsavedError, below, load_state, part, save_state
+from .state import UnsavedError, below, load_state, part, save_state
 from .summary import write_summary
 from .taps import Taps, recompute_in_backward
-from .tree import same, to_plain
 from .validate import Scores, Validator
 
 _log = logging.getLogger(__name__)
@@ -139,6 +140,7 @@ class Trainer:
         self._sources = [open_source(each, data, frames=config.loss.needs_teacher) for each in data.sources]
         require_sky(config.loss, self._sources)
         held_out = [open_source(each, data, frames=True) for each in data.validation]
+        warn_of_seen(data, self._sources, held_out)
         self._validator = (
             Validator(held_out, run.validation_samples, data.depth_range, run.batch, self.group) if held_out else None
         )
@@ -154,7 +156,7 @@ class Trainer:
         self.network = build(config.network, data.bins)
         self._before = ""  # what the weights that it begins with had learnt from
         if run.start_from is not None:
-            start = take_weights(self.network, Path(run.start_from), data.depth_range)
+            start = take_weights(self.network, weights_file(run.start_from), data.depth_range)
             self._before = f"{start.training_data} ({start.steps} steps)" if start.trained else ""
         self.network.to(self.device)
         layers = pick_layers(run.fused, self.network, shared_norms=self.group.world > 1)
@@ -188,7 +190,8 @@ class Trainer:
         self._graphed = self._pick_graph()
         if self.group.is_first:
             self.out.mkdir(parents=True, exist_ok=True)
-            save_config(self.out / "config.yaml", config)
+            if not self._is_finished():  # else it stays that of the steps done
+                save_config(self.out / "config.yaml", config)
             for source in self._sources:
                 _log.info("%s", source.data.describe())
             parameters = sum(p.numel() for p in self.network.parameters())
@@ -533,7 +536,8 @@ class Trainer:
         values = {
             "step": self.step, "samples_seen": self.samples_seen, "best": self.best, "seconds": self.clock.seconds,
             "made": self._counts_made(),
-            "identity": self._identity(),
+            "identity": identity_of(self.config, self.average.network),
+            "shown": shown_by(self.config, self.group.world),
         }  # fmt: skip
         path = self.out / STATE_NAME
         try:
@@ -545,31 +549,12 @@ class Trainer:
                 raise UnsavedError(message) from error
             _log.error("%s. Make room: the next try comes in %d steps", message, self.config.run.save_every)
 
-    def _identity(self) -> dict[str, Any]:
-        """What a state must share with a run that goes on from it."""
-        config = to_plain(self.config)
-        return {
-            "network": config_of(self.average.network).to_dict(),
-            "loss": config["loss"],
-            "seed": config["run"]["seed"],
-        }
-
     def _restore(self) -> None:
         path = self.out / STATE_NAME
         if not path.is_file():
             return
         tensors, values = load_state(path)
-        own = to_plain(self._identity())
-        stored = values["identity"]
-        different = [key for key in own if stored.get(key) != own[key]]
-        if "loss" in different and same(stored.get("loss"), self.config.loss):
-            different.remove("loss")
-        if different:
-            key = different[0]
-            raise StateError(
-                f"{path} is the state of another run: its {key} is {stored.get(key)}, the config's is {own[key]}. "
-                "Choose another --out, or delete the folder to start over"
-            )
+        require_same_run(path, values["identity"], self.config, self.average.network)
         self.network.load_state_dict(part(tensors, "network"))
         self.average.network.load_state_dict(part(tensors, "average"))
         self._student.loss.load_state_dict(part(tensors, "loss"))
@@ -579,6 +564,9 @@ class Trainer:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.device)
         self.step, self.samples_seen = values["step"], values["samples_seen"]
         self.best, self.clock.seconds, self._made = values["best"], values["seconds"], values["made"]
+        if self._is_finished():
+            return
+        warn_of_changes(path, values.get("shown", {}), shown_by(self.config, self.group.world))
         _log.info("%s: going on after step %d", path, self.step)
 
 

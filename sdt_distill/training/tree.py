@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import types
 import typing
@@ -16,6 +17,18 @@ T = TypeVar("T")
 
 class ConfigError(ValueError):
     """A key or value of a config is wrong; the message names the key, and what is known or expected."""
+
+
+class RefusedValueError(ConfigError):
+    """A value that its dataclass refuses, which knows its own key but not where it stands."""
+
+    def __init__(self, key: str, value: object, expected: str) -> None:
+        super().__init__(f"config key {key!r} is {value!r}, expected {expected}")
+        self.key, self.value, self.expected = key, value, expected
+
+    def below(self, where: str) -> RefusedValueError:
+        """The same with the key as it is below a dotted key."""
+        return RefusedValueError(_join(where, self.key), self.value, self.expected)
 
 
 def from_plain(kind: type[T], values: Any, where: str = "") -> T:
@@ -42,10 +55,37 @@ def from_plain(kind: type[T], values: Any, where: str = "") -> T:
     built = {key: _convert(hints[key], value, _join(where, key)) for key, value in values.items()}
     try:
         return kind(**built)
+    except RefusedValueError as error:
+        raise error.below(where) from None
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config{f' at {where!r}' if where else ''}: {error}") from error
+
+
+def from_file(kind: type[T], values: dict[str, Any], settings: Sequence[str], path: Path) -> T:
+    """Build a dataclass from what a file holds and from `key=value` settings, which come before it.
+
+    Raises:
+        ConfigError: as `from_plain` and `override`; the message says whether the file or the command line is wrong.
+    """
+    whole = copy.deepcopy(values)
+    for setting in settings:
+        override(whole, setting)
+    try:
+        return from_plain(kind, whole)
+    except ConfigError as error:
+        blamed = path if _fault(kind, values) == str(error) else "command line"
+        raise ConfigError(f"{blamed}: {error}") from error
+
+
+def _fault(kind: type[T], values: Mapping[str, Any]) -> str | None:
+    """What is wrong with values; None where nothing is."""
+    try:
+        from_plain(kind, values)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def known_keys(kind: type) -> list[str]:

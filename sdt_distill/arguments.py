@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from sdt_ros.arguments import wrong_outputs
+
 
 def count(text: str) -> int:
     """A whole number of 1 or more, as a type for argparse."""
@@ -29,24 +31,14 @@ def minutes(text: str) -> float:
     return value
 
 
-def unwritable(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | None]) -> str | None:
-    """Why a file that is to be written cannot be, or must not, in one line; None where all can.
+def unwritable(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | None]) -> str:
+    """Why a file that is to be written cannot be, or must not, in one line; empty where all can.
 
     Args:
         outputs: option to the file that it names, None where it was not given.
         inputs: what must stay as it is, in words, to its file.
     """
-    for option, path in outputs.items():
-        if path is None:
-            continue
-        if path.is_dir():
-            return f"{option} {path} is a folder; name a file"
-        if (above := next((each for each in path.parents if each.exists()), None)) is not None and not above.is_dir():
-            return f"{option} {path}: {above} is no folder; name a file elsewhere"
-        for what, kept in inputs.items():
-            if kept is not None and is_same(path, kept):
-                return f"{option} {path} would overwrite {what}; name another file"
-    return None
+    return wrong_outputs(outputs, kept={path.resolve(): what for what, path in inputs.items() if path is not None})
 
 
 def is_same(one: Path, other: Path) -> bool:

@@ -128,11 +128,11 @@ def _target(out: Path) -> Path:
 
 
 def _refused(args: argparse.Namespace) -> str | None:
-    """Why nothing can be written to `--out`; None where all can."""
+    """Why nothing can be written to `--out`; None or empty where all can."""
     if args.out.is_dir():
         return f"--out {args.out} is a folder; name a file, in it or elsewhere"
     compared = [Path(text.rpartition("=")[2]) for text in args.compare]
-    read = {f"{path}, which it reads": path for path in (*args.evaluations, *compared)}
+    read = {f"{path.name} that it reads": path for path in (*args.evaluations, *compared)}
     if _is_file(args.limits):
         read["the text of --limits"] = Path(args.limits)
     target = _target(args.out)

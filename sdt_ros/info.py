@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from sdt_ros.arguments import checkpoint_files, write_text, wrong_outputs, wrong_seed
 from sdt_ros.events.reduce import reduce_spikes, reduced_size
 from sdt_ros.network import (
     Card,
@@ -59,6 +60,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table; 0, or 2 with a message where network or input cannot be used."""
+    outputs = wrong_outputs({"--json": args.json}, kept=checkpoint_files(args.weights))
+    if wrong := wrong_seed(args.seed) or outputs:
+        print(f"sdt info: {wrong}", file=sys.stderr)
+        return 2
     try:
         network, card = _network(args)
         description, windows = _windows(args, card)
@@ -67,13 +72,23 @@ def run(args: argparse.Namespace) -> int:
             report = report.without_rates()
         figures = _figures(report, network, card, description)
         if args.json:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+            write_text(args.json, json.dumps(figures, indent=2) + "\n")
     except (ValueError, OSError) as error:
         print(f"sdt info: {error}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        width, height = args.size
+        print(f"sdt info: {width}x{height} px need more memory than there is; choose a smaller --size", file=sys.stderr)
+        return 2
     print(_table(report, figures))
     return 0
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether memory was asked for that is not there; torch has no error of its own for it on the CPU."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _network(args: argparse.Namespace) -> tuple[SpikingDepthTransformer, Card]:

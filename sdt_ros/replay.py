@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import signal
 import sys
 import threading
@@ -17,13 +18,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdt_ros.bags import BagError
+from sdt_ros.bags import BagError, open_bag
 from sdt_ros.cli import needs_ros
 from sdt_ros.player import Player, ReplayConfig, ReplayError, ReplayReport
 from sdt_ros.stopping import stop_on_signal
 
 if TYPE_CHECKING:
     from rclpy.node import Node
+
+_WORD = "(?![0-9])_?[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*_?"  # ROS allows no two underscores
+_TOPIC = f"(?:~/|/)?{_WORD}(?:/{_WORD})*"
+_RULE = re.compile(
+    f"(?:{_WORD}:)?(?:(?:rostopic://)?({_TOPIC}):=(?:rostopic://)?{_TOPIC}|__ns:=/(?:{_WORD}(?:/{_WORD})*)?"
+    f"|__(?:name|node):={_WORD})"
+)
+"""A remapping: of a topic, which is the group, or of the node."""
 
 
 @contextmanager
@@ -92,6 +101,11 @@ def run(args: argparse.Namespace) -> int:
             wait_for=tuple(args.wait_for),
             progress=not args.no_progress,
         )
+        _check(args)
+    except ReplayError as error:
+        print(f"sdt replay: {error}", file=sys.stderr)
+        return 2
+    try:
         report = _play(config, args.remap, stop)
     except (BagError, ReplayError) as error:
         print(f"sdt replay: {error}", file=sys.stderr)
@@ -107,21 +121,40 @@ def run(args: argparse.Namespace) -> int:
     return 128 + signal.SIGINT if report.interrupted else 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    if args.wait_for and not args.wait_for_subscribers:
+        raise ReplayError("--wait-for has no effect without --wait-for-subscribers S; add it, or leave --wait-for out")
+    if odd := [rule for rule in args.remap if not _RULE.fullmatch(rule)]:
+        raise ReplayError(f"--remap takes FROM:=TO, such as /camera/events:=/events, not {', '.join(map(repr, odd))}")
+
+
+def _check_remapped(config: ReplayConfig, remap: Sequence[str]) -> None:
+    """Refuse rules for topics that are not played: they would change nothing."""
+    topics = []
+    for rule in remap:
+        if (match := _RULE.fullmatch(rule)) and match[1]:
+            topics.append(match[1] if match[1][0] in "/~" else f"/{match[1]}")
+    topics = [topic for topic in topics if topic != "/clock" or not config.clock_hz]
+    with open_bag(config.bag) as bag:
+        bag.messages(topics)
+    if left := [topic for topic in topics if config.topics and topic not in config.topics]:
+        raise ReplayError(f"--remap names {', '.join(left)}, which --topics leaves out; add it there")
+
+
 def _play(config: ReplayConfig, remap: Sequence[str], stop: threading.Event) -> ReplayReport:
     try:
         import rclpy
         from rclpy.signals import SignalHandlerOptions
     except ImportError as error:
         raise ReplayError(f"replay {needs_ros(error)}") from None
-    if odd := [rule for rule in remap if len(rule.split(":=")) != 2 or not all(rule.split(":="))]:
-        raise ReplayError(f"--remap takes FROM:=TO, such as /camera/events:=/events, not {' '.join(odd)}")
+    _check_remapped(config, remap)
     rules = [part for rule in remap for part in ("-r", rule)]
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
         try:
             node = rclpy.create_node("replay", cli_args=["--ros-args", *rules] if rules else None)
         except RuntimeError as error:
-            raise ReplayError(f"the node cannot start: {error}") from None
+            raise ReplayError(f"the node cannot start: {' '.join(str(error).split())}") from None
         player = Player(node, config, stop)
         with _spinning(node):
             return player.run()

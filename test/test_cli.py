@@ -10,6 +10,7 @@ import types
 import pytest
 
 from sdt_ros import cli
+from sdt_ros.arguments import checkpoint_files, wrong_outputs
 
 IMPORTED = """
 import sys
@@ -84,6 +85,32 @@ def test_wrong_arguments_exit_with_2_and_say_why(arguments, capsys):
     told = {"": "COMMAND", "--fast": "COMMAND", "bench": "BENCHMARK"}
     wrong = arguments[-1] if arguments else ""
     assert told.get(wrong, wrong) in error.rpartition("error:")[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--minutes", "nan"), "--minutes is nan, expected a finite number above 0"),
+        (("--pause", "-1"), "--pause is -1, expected a finite number of at least 0"),
+        (("--pause", "inf"), "--pause is inf"),
+    ],
+)
+def test_a_soak_of_no_length_is_one_line(options, message, capsys):
+    assert cli.main(["bench", "soak", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_outputs_that_cannot_be_written_are_told_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    assert wrong_outputs({"--json": tmp_path / "new" / "a", "--log": None}, {"--save": tmp_path / "new"}) == ""
+    assert wrong_outputs({"--json": tmp_path / "file"}) == "", "a file is replaced"
+    below = tmp_path / "file" / "a" / "b"
+    for wrong in (wrong_outputs({"--json": below}), wrong_outputs({}, {"--json": below})):
+        assert wrong == f"--json {below}: {tmp_path / 'file'} is a file, no folder; name another"
+    kept = checkpoint_files(tmp_path / "w.safetensors")
+    assert "is the card of the weights" in wrong_outputs({"--json": tmp_path / "w.json"}, kept=kept)
+    assert "File name too long" in wrong_outputs({"--json": tmp_path / ("x" * 300)})
 
 
 def test_an_unknown_command_names_the_known_ones():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from sdt_ros.bags import BagError, BagWriter, open_bag, parse_event_packet, seri
 from sdt_ros.calibration import Calibration
 from sdt_ros.cli import main
 from sdt_ros.evaluation import METRICS, frame_metrics, panels, protocols
+from sdt_ros.evaluation.command import _write_whole as write_whole
 from sdt_ros.evaluation.rectify import Rectifier
 from sdt_ros.evaluation.spread import is_one_of, spread_evenly
 from sdt_ros.events import PacketDecoder
@@ -107,16 +109,28 @@ def test_depth_at_the_truth_is_that_of_the_events_before_its_stamp(bag: Path, sc
         np.testing.assert_array_equal(saved["depth"][number], estimator(spikes))
 
 
-def test_scores_are_told_whatever_cannot_be_written(bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_scores_are_told_whatever_cannot_be_written(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """What comes in the way while it runs: what is there before is refused before."""
+    monkeypatch.setattr("sdt_ros.evaluation.command.wrong_arguments", lambda _: "")
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     files = ["--json", str(tmp_path / "folder"), "--report", str(tmp_path / "r.html"), "--save", str(tmp_path / "file")]
     assert main(["eval", str(bag), *UNTRAINED, *files]) == 1
     told = capsys.readouterr()
     assert "RMSE log" in told.out, "the table is lost"
-    assert f"cannot write {tmp_path / 'folder'}: Is a directory" in told.err and str(tmp_path / "file") in told.err
+    assert f"cannot write {tmp_path / 'folder'}: " in told.err and str(tmp_path / "file") in told.err
     assert (tmp_path / "r.html").read_text().endswith("</html>\n"), "one file that cannot be written costs another"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "r.html"]
+
+
+def test_a_device_is_written_to_and_not_replaced(bag: Path, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo() and os.read(reader, 9) == b"text"
+    os.close(reader)
 
 
 def test_a_split_that_is_not_there_whole_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -256,9 +270,9 @@ def test_what_cannot_be_scored_is_refused(
     assert "has no topic /dvs" in refused(str(bag), *UNTRAINED, "--events-topic", "/dvs")
     assert "there is no bag at" in refused(str(tmp_path / "nothing"), *UNTRAINED)
     assert "--weights, or try without by --untrained" in refused(str(bag), "--device", "cpu")
-    assert "large" in refused(str(bag), "--untrained", "large")
     assert "fewer events than --min-events 1000000" in refused(str(bag), *UNTRAINED, "--min-events", "1000000")
-    assert "rows is 0" in refused(str(bag), *UNTRAINED, "--rows", "0")
+    other = refused(str(bag), *UNTRAINED, "--camera-info", EVENTS_TOPIC)
+    assert f"{EVENTS_TOPIC} is of event_camera_msgs/msg/EventPacket, --camera-info takes sensor_msgs" in other
     later = write_bag(tmp_path / "later", 0.2, [START_NS + 10**12, START_NS + 10**12 + 1], lambda t_s: ramp())
     for schedule in ("truth", "node"):
         error = refused(str(later), *UNTRAINED, "--schedule", schedule)
@@ -373,6 +387,16 @@ def test_recordings_are_scored_apart_with_probes_and_shown(tmp_path: Path, capsy
     assert list(json.loads((tmp_path / "b.json").read_text())["groups"]) == ["outdoor_day1"]
 
 
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_weights_and_their_card_are_not_overwritten(tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]):
+    for name, what in (("g.json", "the card of the weights"), ("g.safetensors", "the weights")):
+        (tmp_path / name).write_text("mine")
+        out = f"{tmp_path}/../{tmp_path.name}/{name}"
+        assert main(["eval", ".", "--weights", str(tmp_path / "g.safetensors"), option, out]) == 2
+        assert f"{option} {out} is {what}, which it would overwrite" in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
@@ -386,6 +410,29 @@ def test_recordings_are_scored_apart_with_probes_and_shown(tmp_path: Path, capsy
         (("--dataset", "mvsec", "--root", ".", "--no-hold-scale"), 2, "--no-hold-scale is for a bag only"),
         ((".", "--live", "--no-hold-scale"), 2, "--no-hold-scale is not for it"),
         ((".", "--smoothing-s", "-1"), 2, "--smoothing-s is -1"),
+        ((".", "--rows", "0"), 2, "--rows is 0, expected at least 1\n"),
+        ((".", "--min-events", "-1"), 2, "--min-events is -1, expected at least 0"),
+        ((".", "--device", "gpu"), 2, "--device is 'gpu', expected auto, cpu, cuda or cuda:N"),
+        ((".", "--runtime", "int8"), 2, "--runtime is 'int8', expected one of auto, eager"),
+        ((".", "--untrained", "large"), 2, "--untrained is 'large', expected one of sdt, sdt_small"),
+        ((".", "--schedule", "node", "--rate-hz", "nan"), 2, "--rate-hz is nan, expected 0.1 to 1000 Hz"),
+        ((".", "--live", "--late-ms", "-4"), 2, "--late-ms is -4, expected a finite number above 0"),
+        ((".", "--live", "--start-s", "nan"), 2, "--start-s is nan, expected a finite number of at least 0"),
+        ((".", "--live", "--start-s", "-1"), 2, "--start-s is -1"),
+        ((".", "--live", "--node", "bad name"), 2, "--node is 'bad name', expected the full name of a node"),
+        ((".", "--live", "--node", ""), 2, "--node is ''"),
+        ((".", "--live", "--min-events", "5"), 2, "--min-events is not for it"),
+        ((".", "--probe-every", "2"), 2, "--probe-every has no effect without --probes"),
+        ((".", "--rate-hz", "20"), 2, "--rate-hz has no effect without --schedule node"),
+        ((".", "--node", "/depth"), 2, "--node has no effect without --live"),
+        ((".", "--late-ms", "9"), 2, "--late-ms has no effect without --live"),
+        ((".", "--start-s", "9"), 2, "--start-s has no effect without --live"),
+        ((".", "--no-hold-scale"), 2, "--no-hold-scale has no effect without a --smoothing-s above 0"),
+        ((".", "--json", "EMPTY"), 2, "--json EMPTY is a folder; name a file"),
+        ((".", "--report", "EMPTY"), 2, "--report EMPTY is a folder; name a file"),
+        ((".", "--json", "x", "--report", "./x"), 2, "--report x is the file of --json, which it would overwrite"),
+        ((".", "--save", __file__), 2, f"--save {__file__}: {__file__} is a file, no folder"),
+        ((__file__, "--json", __file__), 2, "is part of the recording, which it would overwrite"),
         (("--dataset", "mvsec", "--root", "EMPTY", *UNTRAINED), 1, "there is no recording of this layout"),
         (("--dataset", "mvsec", "--root", "EMPTY", "--split", "best", *UNTRAINED), 1, "EMPTY"),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from sdt_ros.cli import main
 from sdt_ros.demo.scoring import score_and_draw
 from sdt_ros.evaluation import EvaluationError, frame_metrics, protocols
 from sdt_ros.evaluation.expected import expect
+from sdt_ros.evaluation.live import LiveConfig
 from sdt_ros.evaluation.published import Live, Received, activity_of, score_published
 from sdt_ros.evaluation.recording import RecordingSource
 from sdt_ros.evaluation.rectify import Rectifier
@@ -144,6 +148,22 @@ def test_the_demo_scores_by_the_same_mechanism(bag: Path):
 START_S, REPLAY_S, STOP_S = 90.0, 60.0, 15.0
 
 
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"depth_node": "bad name"}, "depth_node is 'bad name', expected the full name of a node, such as /depth"),
+        ({"depth_node": "/a__b"}, "depth_node is '/a__b'"),
+        ({"late_ms": -1.0}, "late_ms is -1, expected a finite number above 0"),
+        ({"start_s": math.nan}, "start is nan, expected a finite number of at least 0"),
+        ({"start_s": -1.0}, "start is -1"),
+    ],
+)
+def test_the_node_refuses_what_cannot_be(wrong: dict[str, Any], text: str):
+    assert LiveConfig(Path("bag"), "ns/depth", late_ms=5.0, start_s=0.0)
+    with pytest.raises(ValueError, match=re.escape(text)):
+        LiveConfig(Path("bag"), **wrong)
+
+
 @contextmanager
 def process(log: Path, *arguments: str) -> Iterator[subprocess.Popen]:
     """A process beside the test, that ends with the block whatever happens."""
@@ -250,7 +270,7 @@ def check_depth(bag: Path, folder: Path, content: dict) -> None:
         (("--live", "--start-s", "0.5"), 1, "nobody has published /event_camera/events within 0.5 s"),
         (("--live", "--truth-topic", "/truth"), 1, "has no topic /truth"),
         (("--live", "--probes"), 2, "--probes is not for it"),
-        (("--live", "--late-ms", "-1"), 1, "late_ms must be above 0 ms"),
+        (("--live", "--late-ms", "-1"), 2, "--late-ms is -1, expected a finite number above 0"),
     ],
 )
 def test_what_cannot_be_watched_is_refused(

@@ -196,8 +196,18 @@ def test_some_samples_of_a_data_set_are_of_all_kinds():
     some = spread_evenly(400, 100)
     assert some == spread_evenly(400, 100) == sorted(set(some)) and len(some) == 100
     assert {number // 4 for number in some} == set(range(100)), "one from each stretch"
-    assert np.bincount([number % 4 for number in some], minlength=4).min() > 10
     assert spread_evenly(3, 0) == spread_evenly(3, 3) == spread_evenly(3, 9) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("total", [24, 60, 128, 400, 4000])
+@pytest.mark.parametrize("most", [5, 8, 20, 100, 300])
+def test_kinds_that_take_turns_are_met_evenly(total: int, most: int):
+    some = spread_evenly(total, most)
+    assert some == sorted(set(some)) and len(some) == min(most, total)
+    for kinds in range(2, 9):
+        met = np.bincount([number % kinds for number in some], minlength=kinds)
+        assert np.ptp(met) <= 3, f"{kinds} kinds: {met}"
+        assert met.min() > 0 or most < (kinds if kinds in (2, 3, 4, 6) else 2 * kinds), f"{kinds} kinds: {met}"
 
 
 @pytest.mark.parametrize("every", [2, 4, 8])

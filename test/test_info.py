@@ -137,6 +137,34 @@ def test_bad_input_is_named_and_the_exit_code_is_2(
     assert "none.safetensors: no such file" in capsys.readouterr().err
 
 
+def test_options_that_cannot_be_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "g.json").write_text("mine")
+    cases = {
+        ("--seed", "-1"): "--seed is -1, expected 0 to 9223372036854775807",
+        ("--seed", "99999999999999999999"): "--seed is 99999999999999999999, expected 0 to",
+        ("--json", str(tmp_path)): f"--json {tmp_path} is a folder; name a file",
+        ("--weights", f"{tmp_path}/g.safetensors", "--json", f"{tmp_path}/g.json"): "is the card of the weights",
+    }
+    for options, message in cases.items():
+        assert run(*options) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("sdt info: ") and message in error and error.count("\n") == 1
+    assert (tmp_path / "g.json").read_text() == "mine"
+    small = ("--preset", "sdt_tiny", "--size", "64x64")
+    if Path("/dev/full").exists():
+        assert run(*small, "--json", "/dev/full") == 2
+        assert "cannot write /dev/full: No space left on device" in capsys.readouterr().err
+
+    def too_much(*_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to\nallocate")
+
+    monkeypatch.setattr(info, "_measure", too_much)
+    assert run(*small) == 2
+    assert "sdt info: 64x64 px need more memory than there is; choose a smaller --size\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("size", ["346", "0x5", "axb", "346x", "-3x4"])
 def test_sizes_that_are_none_are_refused(size: str) -> None:
     with pytest.raises(SystemExit):

@@ -160,7 +160,9 @@ def test_figures_never_replace_what_is_scored(
     before = target.read_bytes()
     there = target.parent / ".." / target.parent.name / target.name  # by another way
     assert main(["eval", "--weights", str(weights["sdt"]), "--root", str(dense), option, str(there)]) == 2
-    assert f"{option} {there} would overwrite {what} that it scores; name another" in capsys.readouterr().err
+    assert (
+        f"{option} {there} is {what} that it scores, which it would overwrite; name another" in capsys.readouterr().err
+    )
     assert target.read_bytes() == before
 
 
@@ -171,7 +173,7 @@ def test_an_export_replaces_nothing_that_it_reads(
     read.write_text("{}")
     for more in (["--eval", str(read)], ["--compare", f"a={read}"], ["--limits", str(read)]):
         assert main([*export, str(tmp_path / "ex"), *more]) == 2
-        assert f"--out: its card {read} would overwrite" in capsys.readouterr().err
+        assert f"--out: its card {read} is " in capsys.readouterr().err
     assert read.read_text() == "{}"
     (tmp_path / "folder").mkdir()
     assert main([*export, str(tmp_path / "folder")]) == 2

@@ -18,10 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
-from sdt_ros.bags import QOS_BEST_EFFORT, QOS_RELIABLE, BagWriter, open_bag, serialize
+from sdt_ros.bags import QOS_BEST_EFFORT, QOS_RELIABLE, BagError, BagWriter, open_bag, serialize
 from sdt_ros.bags.pacing import Pacer
 from sdt_ros.bags.types import message_class
+from sdt_ros.cli import main
 from sdt_ros.player import ReplayConfig, ReplayError, import_message, qos_profile
+from sdt_ros.replay import _check_remapped as check_remapped
 
 START_NS = 1_700_000_000_000_000_000
 COMMAND_LINE = (
@@ -366,8 +368,7 @@ def test_types_that_are_not_installed_are_skipped_by_name(tmp_path: Path, ros: N
         (["{bag}", "--topics", "/typo"], "has no topic /typo; there are: /note (std_msgs/msg/String)"),
         (["{bag}", "--start", "7"], "lasts 0.390 s; starting at 7 s leaves nothing"),
         (["{bag}", "--json", "{bag}/metadata.yaml/x"], "cannot write"),
-        (["{bag}", "--remap", "/note"], "--remap takes FROM:=TO"),
-        (["{bag}", "--remap", "a b:=/c"], "the node cannot start: "),
+        (["{bag}", "--remap", "/nope:=/x"], "has no topic /nope; there are: /note (std_msgs/msg/String)"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_1(
@@ -376,6 +377,37 @@ def test_errors_are_one_line_and_exit_code_1(
     result = run_replay(*(arg.format(bag=bag_path, nowhere=tmp_path / "nowhere") for arg in args))
     assert result.returncode == 1
     assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--rate", "-1"], "rate must be positive, not -1.0"),
+        (["--start", "-1"], "start_s must be 0 s or more, not -1.0"),
+        (["--wait-for", "/note"], "--wait-for has no effect without --wait-for-subscribers S"),
+        (["--remap", "/note"], "--remap takes FROM:=TO, such as /camera/events:=/events, not '/note'"),
+        (["--remap", "a b:=/c"], "not 'a b:=/c'"),
+        (["--remap", "/note:=bad name"], "not '/note:=bad name'"),
+        (["--remap", "/note:=/a__b"], "not '/note:=/a__b'"),
+        (["--remap", "__ns:=here"], "not '__ns:=here'"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], args: list[str], message: str
+) -> None:
+    assert main(["replay", "bag", *args]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sdt replay: ") and message in error and error.count("\n") == 1
+
+
+def test_rules_for_topics_that_are_not_there_are_refused(bag_path: Path) -> None:
+    config = ReplayConfig(bag=bag_path, clock_hz=10.0)
+    check_remapped(config, ["/note:=/x", "note:=y", "replay:/point:=/p", "__ns:=/here", "__node:=n", "/clock:=/time"])
+    for rule in ("/nope:=/x", "nope:=x", "~/note:=/x"):
+        with pytest.raises(BagError, match="has no topic"):
+            check_remapped(config, ["/note:=/n", rule])
+    with pytest.raises(ReplayError, match="--remap names /note, which --topics leaves out; add it there"):
+        check_remapped(ReplayConfig(bag=bag_path, topics=("/point",)), ["/note:=/n"])
 
 
 def test_help_needs_no_ros() -> None:

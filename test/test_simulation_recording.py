@@ -192,6 +192,17 @@ def test_nothing_is_overwritten_unless_forced(bag, tmp_path):
     assert [entry.name for entry in (tmp_path / "bag").iterdir() if entry.suffix == ".db3"] == ["bag.db3"]
 
 
+@pytest.mark.parametrize(
+    ("name", "storage", "inside"),
+    [("a.mcap", "mcap", "a.mcap"), ("b.db3", "sqlite3", "b.db3"), ("c.v2", "mcap", "c.v2.mcap")],
+)
+def test_the_file_has_the_folders_name_and_one_ending(tmp_path, name, storage, inside):
+    write_recording(tmp_path / name, RecordingConfig("hallway", 0.05, 0, CAMERA, storage=storage))
+    assert sorted(entry.name for entry in (tmp_path / name).iterdir()) == sorted([inside, "metadata.yaml"])
+    assert f"- {inside}\n" in (tmp_path / name / "metadata.yaml").read_text()
+    assert len(messages(tmp_path / name, recording.DEPTH_TOPIC)) == 1
+
+
 def test_a_failed_recording_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise ValueError("no light")
@@ -211,6 +222,9 @@ def test_a_failed_recording_leaves_nothing(tmp_path, monkeypatch):
         (["--textures", "/nowhere"], "/nowhere is no folder"),
         (["--rate-hz", "0"], "rate_hz=0.0 is outside"),
         (["--device", "tpu9"], "--device tpu9: not usable here"),
+        (["--seed", "-1"], "--seed is -1, expected 0 to 9223372036854775807"),
+        (["--seed", "9" * 23], f"--seed is {'9' * 23}, expected 0 to"),
+        (["--json", "/"], "--json / is a folder; name a file"),
     ],
 )
 def test_bad_arguments_exit_with_2_and_say_why(arguments, message, tmp_path, capsys):

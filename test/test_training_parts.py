@@ -804,8 +804,8 @@ def test_a_wrong_value_is_blamed_on_who_gave_it(tmp_path):
 def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path, capsys):
     (tmp_path / "file").touch()
     own = shutil.copy(SMOKE, tmp_path / "own.yaml")
-    for path, why in ((tmp_path, "is a folder; name a file"), (tmp_path / "file/x.json", "file is no folder"),
-                      (own, "would overwrite the config")):  # fmt: skip
+    for path, why in ((tmp_path, "is a folder; name a file"), (tmp_path / "file/x.json", "file is a file, no folder"),
+                      (own, "is the config, which it would overwrite")):  # fmt: skip
         assert main(["train", "--config", str(own), "--out", str(tmp_path / "run"), "--json", str(path)]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"sdt-distill train: --json {path}") and why in error and error.count("\n") == 1

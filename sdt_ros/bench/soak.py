@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -67,8 +68,10 @@ def run(args: argparse.Namespace) -> int:
     """Run `sdt bench soak`; returns the exit code: 1 when the ledger does not close."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes must not stay behind
     try:
-        if args.minutes <= 0:
-            raise ValueError(f"--minutes {args.minutes:g} is not above 0")
+        if not 0 < args.minutes < math.inf:
+            raise ValueError(f"--minutes is {args.minutes:g}, expected a finite number above 0")
+        if not 0 <= args.pause < math.inf:
+            raise ValueError(f"--pause is {args.pause:g}, expected a finite number of at least 0")
         faults = schedule(args.seed, tuple(args.kinds.split(",")) if args.kinds else tuple(KINDS), args.pause)
         next(faults)  # complains of unknown kinds
         faults = schedule(args.seed, tuple(args.kinds.split(",")) if args.kinds else tuple(KINDS), args.pause)

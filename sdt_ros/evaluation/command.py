@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sdt_ros.evaluation.arguments import smoothing_s, wrong_arguments
 from sdt_ros.smoothing import USUAL_SMOOTHING_S, DepthSmoother
 from sdt_ros.weights import default_weights, weights_file
 
 DATASETS = ("dsec", "mvsec", "dense", "dense-spike", "bag", "simulation")
 MIN_EVENTS = 100  # of a window of a bag, as the node has it
+RATE_HZ = 20.0  # of --schedule node
 
 
 def add_parser(subparsers: Any) -> None:
@@ -62,7 +63,7 @@ def add_parser(subparsers: Any) -> None:
         "pixel; the data set's own by default, for bags and simulation mvsec",
     )  # fmt: skip
     parser.add_argument("--rows", type=int, metavar="N", help="only the upper N rows; E2Depth takes 260")
-    parser.add_argument("--rate-hz", type=float, default=20.0, metavar="HZ", help="of --schedule node (20)")
+    parser.add_argument("--rate-hz", type=float, metavar="HZ", help=f"of --schedule node ({RATE_HZ:g})")
     parser.add_argument(
         "--min-events", type=int, metavar="N", help=f"no depth of windows with fewer (bags {MIN_EVENTS}, data sets 0)"
     )
@@ -70,9 +71,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--probes", action="store_true", help="score spoilt input too: blank, first time bin only, time reversed"
     )
-    parser.add_argument(
-        "--probe-every", type=_positive, default=1, metavar="N", help="of --probes: one in N windows only (1)"
-    )
+    parser.add_argument("--probe-every", type=_positive, metavar="N", help="of --probes: one in N windows only (1)")
     parser.add_argument(
         "--smoothing-s", type=float, metavar="S",
         help="average depth over time as the node does by smoothing_s (0; with --schedule node the node's default, "
@@ -85,9 +84,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--runtime", default="auto", help="auto, eager, cpu, cpu_int8, cuda or cuda_torch (auto)")
     live = parser.add_argument_group("of --live")
-    live.add_argument("--node", default="/depth", metavar="NAME", help="full name of the depth node (/depth)")
+    live.add_argument("--node", metavar="NAME", help="full name of the depth node (/depth)")
     live.add_argument("--late-ms", type=float, metavar="MS", help="a latency above is late (the replay's period)")
-    live.add_argument("--start-s", type=float, default=120.0, metavar="S", help="wait so long for the replay (120)")
+    live.add_argument("--start-s", type=float, metavar="S", help="wait so long for the replay (120)")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write depth and stamps there, one npz a recording")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write one self-contained HTML page to FILE")
@@ -100,10 +99,10 @@ def run(args: argparse.Namespace) -> int:
     from sdt_ros.network import CheckpointError
     from sdt_ros.runtime import DeviceError
 
-    if wrong := _wrong(args):
-        print(f"sdt eval: {wrong}", file=sys.stderr)
-        return 2
     try:
+        if wrong := wrong_arguments(args):
+            print(f"sdt eval: {wrong}", file=sys.stderr)
+            return 2
         if args.live:
             from sdt_ros.evaluation.live import evaluate_live
 
@@ -113,33 +112,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"sdt eval: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _wrong(args: argparse.Namespace) -> str:
-    """What is wrong with the arguments as a whole; empty if nothing."""
-    if (args.bag is None) == (args.dataset is None):
-        return "name either a bag, or a data set by --dataset and --root"
-    if args.dataset is not None and args.root is None:
-        return f"--dataset {args.dataset} needs --root DIR"
-    of_bags = {
-        "--schedule node": args.schedule == "node", "--live": args.live, "--smoothing-s": bool(args.smoothing_s),
-        "--odometry": bool(args.odometry), "--no-hold-scale": not args.hold_scale,
-    }  # fmt: skip
-    of_datasets = {
-        "--root": args.root is not None, "--split": args.split is not None, "--samples": args.samples is not None
-    }  # fmt: skip
-    for name in [name for name, given in (of_bags if args.dataset else of_datasets).items() if given]:
-        return f"{name} is for {'a bag' if args.dataset else 'data sets'} only"
-    if args.smoothing_s is not None and not 0 <= args.smoothing_s < math.inf:
-        return f"--smoothing-s is {args.smoothing_s:g}, expected a finite number of at least 0"
-    of_network = {
-        "--probes": args.probes, "--save": args.save, "--weights": args.weights, "--untrained": args.untrained,
-        "--smoothing-s": args.smoothing_s is not None, "--runtime": args.runtime != "auto",
-        "--odometry": args.odometry, "--no-hold-scale": not args.hold_scale,
-    }  # fmt: skip
-    for name in [name for name, given in of_network.items() if given and args.live]:
-        return f"--live scores what the node publishes: {name} is not for it"
-    return ""
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
@@ -161,8 +133,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         pictures = args.report is not None
         scorer = stack.enter_context(Scorer(protocol, source.where, args.save is not None, pictures))
         network = EstimatorNetwork(estimator)
-        probe_every = args.probe_every if args.probes else 0
-        smooth = DepthSmoother(_smoothing_s(args), estimator.window_ms / 1e3 if args.hold_scale else None)
+        probe_every = (args.probe_every or 1) if args.probes else 0
+        smooth = DepthSmoother(smoothing_s(args), estimator.window_ms / 1e3 if args.hold_scale else None)
         work = run_windows(source, network, scorer, probe_every, network.measured, smooth, motion)
         if motion is not None and motion.problem:
             print(f"sdt eval: {motion.problem}", file=sys.stderr)
@@ -180,7 +152,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             "smoothing_s": smooth.time_constant_s,
             "hold_scale": bool(args.hold_scale and smooth.time_constant_s),
             "odometry": args.odometry,
-            "probe_every": args.probe_every if args.probes else None,
+            "probe_every": probe_every or None,
             "weights": str(args.weights or "packaged") if args.untrained is None else None,
         }
         if settings["recording_s"] is None:  # what the windows cover; they may lie far apart
@@ -189,12 +161,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         content = figures(settings, estimator.describe(), not estimator.is_untrained, counts, scores, work)
         write(args, content, scorer, scores)
     return content
-
-
-def _smoothing_s(args: argparse.Namespace) -> float:
-    if args.smoothing_s is not None:
-        return float(args.smoothing_s)
-    return USUAL_SMOOTHING_S if args.schedule == "node" else 0.0
 
 
 def _of_bag(
@@ -209,7 +175,8 @@ def _of_bag(
     from sdt_ros.events import WindowConfig
 
     min_events = MIN_EVENTS if args.min_events is None else args.min_events
-    windows = WindowConfig(estimator.window_ms, estimator.bins, args.rate_hz, min_events)
+    rate_hz = RATE_HZ if args.rate_hz is None else args.rate_hz
+    windows = WindowConfig(estimator.window_ms, estimator.bins, rate_hz, min_events)
     bag = stack.enter_context(open_bag(args.bag))
     topic = events_topic(bag, args.events_topic)
     rectifier = Rectifier.from_bag(bag, topic, args.camera_info)
@@ -331,6 +298,9 @@ def write(args: argparse.Namespace, content: dict[str, Any], scorer: Any, scores
 def _write_whole(path: Path, text: str) -> None:
     """Write a file, or leave the one that was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():  # a device or a pipe is written to, never replaced
+        path.write_text(text, encoding="utf-8")
+        return
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_text(text, encoding="utf-8")

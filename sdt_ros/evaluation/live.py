@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdt_ros.bags import BagError, BagReader, events_topic, open_bag
 from sdt_ros.cli import needs_ros
+from sdt_ros.evaluation.arguments import wrong_watch
 from sdt_ros.evaluation.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -62,8 +63,9 @@ class LiveConfig:
     report: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.late_ms is not None and not self.late_ms > 0:
-            raise ValueError(f"late_ms must be above 0 ms, not {self.late_ms}")
+        names = ("depth_node", "late_ms", "start")
+        if wrong := wrong_watch(self.depth_node, self.late_ms, self.start_s, names):
+            raise ValueError(wrong)
 
 
 def evaluate_live(args: argparse.Namespace) -> int:
@@ -80,8 +82,9 @@ def evaluate_live(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise ValueError(f"--live {needs_ros(error)}") from None
     config = LiveConfig(
-        args.bag, args.node, args.events_topic, args.truth_topic, args.protocol or "mvsec", args.rows,
-        args.drop_bad_stamps, args.late_ms, args.start_s, args.json, args.report,
+        args.bag, args.node or LiveConfig.depth_node, args.events_topic, args.truth_topic, args.protocol or "mvsec",
+        args.rows, args.drop_bad_stamps, args.late_ms, LiveConfig.start_s if args.start_s is None else args.start_s,
+        args.json, args.report,
     )  # fmt: skip
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:

@@ -51,7 +51,7 @@ class Protocol:
         if self.far_m is not None and not 0 < self.far_m < np.inf:
             raise ValueError(f"far_m is {self.far_m}, expected a distance above 0, or None")
         if self.rows is not None and self.rows < 1:
-            raise ValueError(f"rows is {self.rows}, expected at least 1, or None")
+            raise ValueError(f"rows is {self.rows}, expected at least 1")
 
     def select(self, prediction: np.ndarray, truth: np.ndarray) -> Selection:
         """Choose the pixels of a frame.

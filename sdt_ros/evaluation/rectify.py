@@ -8,7 +8,9 @@ import numpy as np
 
 from sdt_ros.bags import BagReader, camera_info_topic, deserialize
 from sdt_ros.calibration import Calibration, CalibrationError
+from sdt_ros.evaluation.errors import EvaluationError
 
+CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 _log = logging.getLogger(__name__)
 
 
@@ -33,11 +35,15 @@ class Rectifier:
 
         Raises:
             BagError: there is no topic of the name given.
+            EvaluationError: it is of another type.
         """
         topic = info_topic or camera_info_topic(bag, events_topic)
         if topic is None:
             return cls(None, str(bag.path))
         for message in bag.messages([topic]):
+            if message.type != CAMERA_INFO_TYPE:
+                wanted = f"--camera-info takes {CAMERA_INFO_TYPE}"
+                raise EvaluationError(f"{bag.path}: {topic} is of {message.type}, {wanted}")
             try:
                 return cls(Calibration.from_message(deserialize(message.type, message.data)), topic)
             except CalibrationError as error:  # the node goes on without it too

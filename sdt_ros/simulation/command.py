@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sdt_ros.arguments import write_text, wrong_outputs, wrong_seed
 from sdt_ros.bags import BagError
 from sdt_ros.events.encoder import ENCODINGS
 from sdt_ros.simulation.camera import CAMERAS
@@ -43,6 +44,10 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the bag; 0, or 2 with a message where something cannot be used."""
     started = time.perf_counter()
+    outputs = wrong_outputs({"--json": args.json}, kept={args.out.resolve(): "the recording"})
+    if wrong := wrong_seed(args.seed) or outputs:
+        print(f"sdt simulate: {wrong}", file=sys.stderr)
+        return 2
     try:
         config = RecordingConfig(
             family=args.family,
@@ -58,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
         summary = write_recording(args.out, config, force=args.force, progress=sys.stderr.isatty())
         took_s = time.perf_counter() - started
         if args.json:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(_figures(args.out, config, summary, took_s), indent=2) + "\n", "utf-8")
+            write_text(args.json, json.dumps(_figures(args.out, config, summary, took_s), indent=2) + "\n")
     except (ValueError, BagError, OSError) as error:
         print(f"sdt simulate: {error}", file=sys.stderr)
         return 2

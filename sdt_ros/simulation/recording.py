@@ -40,6 +40,7 @@ FRAME_ID = "event_camera_optical"
 START_NS = 1_700_000_000_000_000_000  # a fixed date, so that equal arguments give equal bags
 TAIL_US = 20_000  # events go on behind the last depth, so that the window that ends there is complete
 
+_ENDINGS = {"mcap": ".mcap", "sqlite3": ".db3"}
 _INFO_PERIOD_US = 100_000
 _DELTA_S = 1e-4  # to either side, for a velocity: short against any change of it
 
@@ -127,7 +128,8 @@ def write_recording(
     a constant. Depth is that of the times k / rate_hz on the sensor's clock, at which the node's windows end.
 
     Args:
-        path: the bag folder to make. It appears when it is whole.
+        path: the bag folder to make. It appears when it is whole. The file in it has the folder's name and the ending
+            of the storage, which the folder may have too.
         config: what to record.
         force: replace a bag that is there.
         progress: whether to show a progress bar.
@@ -147,7 +149,7 @@ def write_recording(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-            made = Path(folder) / path.name
+            made = Path(folder) / (path.stem if path.suffix == _ENDINGS[config.storage] else path.name)
             threads = torch.get_num_threads()
             torch.set_num_threads(1)  # the steps are short: a second thread costs more in waiting than it saves
             try:

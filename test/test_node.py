@@ -229,7 +229,9 @@ def test_odometry_gives_the_scale_and_says_what_it_lacks(
     factors = [one.depth_factor for one in seen.stats]
     assert len(seen.together()) >= 4 and any(abs(np.log(factor)) > 0.02 for factor in factors), factors
     known = [one for one in seen.stats if not np.isnan(one.depth_factor_deviation)]  # best effort: one may be lost
-    assert len(known) >= 4 and all(0.1 <= one.depth_factor_deviation < 0.6 for one in known)
+    deviations = [one.depth_factor_deviation for one in known]
+    assert len(known) >= 4 and all(0.1 <= deviation < 1.5 for deviation in deviations), deviations
+    assert deviations[-1] < 0.3, "several windows make it sure"
     assert all(0 < one.scale_ms < one.network_ms for one in known)
     calibration = Calibration.from_message(calibration_message())
     assert calibration is not None

@@ -69,7 +69,8 @@ class ScaleFilter:
 
     Attributes:
         ln_factor: of the picture, as it stands.
-        deviation: standard deviation of `ln_factor`, 0.1 at least; about `config.prior` where nothing is known.
+        deviation: standard deviation of `ln_factor`, 0.1 at least; about `config.prior` where nothing is known, more
+            where two factors far apart are likely.
     """
 
     def __init__(self, config: ScaleConfig | None = None) -> None:

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdt_distill.arguments import is_same
-
 if TYPE_CHECKING:
     from sdt_ros.network import Card
 
@@ -44,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
     if len(args.runs) < 2:
         print(f"sdt-distill average: {args.runs[0]} alone has no mean; name two runs or more", file=sys.stderr)
         return 2
-    files = [_weights_of(path) for path in args.runs]
+    files = [_weights_of(path).resolve() for path in args.runs]
     for k, path in enumerate(args.runs):
-        if any(is_same(files[k], before) for before in files[:k]):
+        if files[k] in files[:k]:
             print(f"sdt-distill average: {path} is named twice; name each run once", file=sys.stderr)
             return 2
     try:

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdt_distill.arguments import count, unwritable
 from sdt_distill.networks import AnyCard, load_network, network_name
+from sdt_ros.arguments import checkpoint_files, count, wrong_outputs
 from sdt_ros.evaluation.figures import figures
 from sdt_ros.evaluation.protocol import Protocol
 from sdt_ros.evaluation.run import EstimatorNetwork
@@ -205,9 +205,7 @@ def run(args: argparse.Namespace) -> int:
     if args.probe_every < 0:
         print(f"sdt-distill eval: --probe-every is {args.probe_every}, expected 0 or more", file=sys.stderr)
         return 2
-    card = args.weights.with_suffix(".json") if args.weights.name else None
-    kept = {"the weights that it scores": args.weights, "the card of the weights that it scores": card}
-    if why := unwritable({"--json": args.json, "--report": args.report}, kept):
+    if why := wrong_outputs({"--json": args.json, "--report": args.report}, kept=checkpoint_files(args.weights)):
         print(f"sdt-distill eval: {why}", file=sys.stderr)
         return 2
     try:

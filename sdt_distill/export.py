@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdt_distill.arguments import unwritable
+from sdt_ros.arguments import wrong_outputs
 from sdt_ros.evaluation.score import CONSTANT, MAP, PREDICTION
 from sdt_ros.text_files import TextFileError, read_json
 
@@ -127,16 +127,16 @@ def _target(out: Path) -> Path:
     return out if out.suffix == ".safetensors" else out.with_name(out.name + ".safetensors")
 
 
-def _refused(args: argparse.Namespace) -> str | None:
-    """Why nothing can be written to `--out`; None or empty where all can."""
+def _refused(args: argparse.Namespace) -> str:
+    """Why nothing can be written to `--out`; empty where all can."""
     if args.out.is_dir():
         return f"--out {args.out} is a folder; name a file, in it or elsewhere"
     compared = [Path(text.rpartition("=")[2]) for text in args.compare]
-    read = {f"{path.name} that it reads": path for path in (*args.evaluations, *compared)}
+    read = dict.fromkeys((*args.evaluations, *compared), "a file that it reads")
     if _is_file(args.limits):
-        read["the text of --limits"] = Path(args.limits)
+        read[Path(args.limits)] = "the text of --limits"
     target = _target(args.out)
-    return unwritable({"--out": target}, read) or unwritable({"--out: its card": target.with_suffix(".json")}, read)
+    return wrong_outputs({"--out": target, "--out: its card": target.with_suffix(".json")}, kept=read)
 
 
 def digest_of(content: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, Any]:

@@ -1,12 +1,35 @@
-"""What commands check of their arguments before any work is done: seeds, and files that are to be written."""
+"""What commands check of their arguments before any work is done: numbers, and files that are to be written."""
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 MOST_SEED = 2**63 - 1  # that torch and numpy both take
+
+
+def count(text: str) -> int:
+    """A whole number of 1 or more, as a type for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def minutes(text: str) -> float:
+    """A number above 0, as a type for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
 
 
 def wrong_seed(seed: int) -> str:
@@ -15,10 +38,10 @@ def wrong_seed(seed: int) -> str:
 
 
 def checkpoint_files(weights: Path | None) -> dict[Path, str]:
-    """The files of a checkpoint, resolved, and what each is; for `wrong_outputs`."""
-    if weights is None or not (path := weights.resolve()).name:
+    """The files of a checkpoint, and what each is; for `wrong_outputs`."""
+    if weights is None or not weights.name:
         return {}
-    return {path: "the weights", path.with_suffix(".json"): "the card of the weights"}
+    return {weights: "the weights", weights.with_suffix(".json"): "the card of the weights"}
 
 
 def wrong_outputs(
@@ -29,9 +52,9 @@ def wrong_outputs(
     Args:
         files: option to the file that it names.
         folders: option to the folder that it names.
-        kept: resolved files that must not be overwritten, and what they are.
+        kept: files that must not be overwritten, and what they are.
     """
-    taken = dict(kept)
+    taken = {path.resolve(): what for path, what in kept.items()}
     for option, path in files.items():
         if path is None:
             continue

@@ -195,7 +195,7 @@ class Pipeline:
         if self.stream.spike_size != self._warmed_size and not self._is_warming:
             self._warmed_size, self._is_warming = self.stream.spike_size, True
             self._inference.submit(self._warm_up)
-        # So does it to the lens.
+        # Nor does that window wait for the maps that a lens needs.
         if (calibration := self._calibrations.current) is not self._met:
             self._met = calibration
             if calibration is not None and not calibration.misfit(*stream.sensor_size):

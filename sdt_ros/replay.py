@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import signal
 import sys
 import threading
@@ -26,13 +25,7 @@ from sdt_ros.stopping import stop_on_signal
 if TYPE_CHECKING:
     from rclpy.node import Node
 
-_WORD = "(?![0-9])_?[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*_?"  # ROS allows no two underscores
-_TOPIC = f"(?:~/|/)?{_WORD}(?:/{_WORD})*"
-_RULE = re.compile(
-    f"(?:{_WORD}:)?(?:(?:rostopic://)?({_TOPIC}):=(?:rostopic://)?{_TOPIC}|__ns:=/(?:{_WORD}(?:/{_WORD})*)?"
-    f"|__(?:name|node):={_WORD})"
-)
-"""A remapping: of a topic, which is the group, or of the node."""
+_RULES = "--remap takes FROM:=TO, such as /camera/events:=/events"
 
 
 @contextmanager
@@ -124,16 +117,14 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.wait_for and not args.wait_for_subscribers:
         raise ReplayError("--wait-for has no effect without --wait-for-subscribers S; add it, or leave --wait-for out")
-    if odd := [rule for rule in args.remap if not _RULE.fullmatch(rule)]:
-        raise ReplayError(f"--remap takes FROM:=TO, such as /camera/events:=/events, not {', '.join(map(repr, odd))}")
+    if odd := [rule for rule in args.remap if not all(rule.partition(":=")[::2])]:
+        raise ReplayError(f"{_RULES}, not {', '.join(map(repr, odd))}")
 
 
 def _check_remapped(config: ReplayConfig, remap: Sequence[str]) -> None:
     """Refuse rules for topics that are not played: they would change nothing."""
-    topics = []
-    for rule in remap:
-        if (match := _RULE.fullmatch(rule)) and match[1]:
-            topics.append(match[1] if match[1][0] in "/~" else f"/{match[1]}")
+    names = [rule.partition(":=")[0].rpartition(":")[2] for rule in remap]  # of one node only: NODE:FROM:=TO
+    topics = [name if name[0] in "/~" else f"/{name}" for name in names if not name.startswith("__")]
     topics = [topic for topic in topics if topic != "/clock" or not config.clock_hz]
     with open_bag(config.bag) as bag:
         bag.messages(topics)
@@ -154,7 +145,8 @@ def _play(config: ReplayConfig, remap: Sequence[str], stop: threading.Event) -> 
         try:
             node = rclpy.create_node("replay", cli_args=["--ros-args", *rules] if rules else None)
         except RuntimeError as error:
-            raise ReplayError(f"the node cannot start: {' '.join(str(error).split())}") from None
+            why = f"{_RULES}: ROS refuses {' '.join(remap)}" if remap else f"the node cannot start: {error}"
+            raise ReplayError(why) from None
         player = Player(node, config, stop)
         with _spinning(node):
             return player.run()

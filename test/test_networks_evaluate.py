@@ -160,9 +160,7 @@ def test_figures_never_replace_what_is_scored(
     before = target.read_bytes()
     there = target.parent / ".." / target.parent.name / target.name  # by another way
     assert main(["eval", "--weights", str(weights["sdt"]), "--root", str(dense), option, str(there)]) == 2
-    assert (
-        f"{option} {there} is {what} that it scores, which it would overwrite; name another" in capsys.readouterr().err
-    )
+    assert f"{option} {there} is {what}, which it would overwrite; name another" in capsys.readouterr().err
     assert target.read_bytes() == before
 
 

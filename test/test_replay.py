@@ -368,6 +368,7 @@ def test_types_that_are_not_installed_are_skipped_by_name(tmp_path: Path, ros: N
         (["{bag}", "--topics", "/typo"], "has no topic /typo; there are: /note (std_msgs/msg/String)"),
         (["{bag}", "--start", "7"], "lasts 0.390 s; starting at 7 s leaves nothing"),
         (["{bag}", "--json", "{bag}/metadata.yaml/x"], "cannot write"),
+        (["{bag}", "--remap", "/note:=bad name"], "/events:=/events: ROS refuses /note:=bad name"),
         (["{bag}", "--remap", "/nope:=/x"], "has no topic /nope; there are: /note (std_msgs/msg/String)"),
     ],
 )
@@ -386,10 +387,7 @@ def test_errors_are_one_line_and_exit_code_1(
         (["--start", "-1"], "start_s must be 0 s or more, not -1.0"),
         (["--wait-for", "/note"], "--wait-for has no effect without --wait-for-subscribers S"),
         (["--remap", "/note"], "--remap takes FROM:=TO, such as /camera/events:=/events, not '/note'"),
-        (["--remap", "a b:=/c"], "not 'a b:=/c'"),
-        (["--remap", "/note:=bad name"], "not '/note:=bad name'"),
-        (["--remap", "/note:=/a__b"], "not '/note:=/a__b'"),
-        (["--remap", "__ns:=here"], "not '__ns:=here'"),
+        (["--remap", ":=/c"], "not ':=/c'"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_code_2(

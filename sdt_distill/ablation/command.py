@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sdt_ros.threads  # noqa: F401  before torch is loaded
-from sdt_distill.arguments import count, minutes, unwritable
+from sdt_ros.arguments import count, minutes, wrong_outputs
 
 EPILOG = """\
 Arms differ from the config in what is asked and in nothing else: equal data, steps and seeds. The same command goes on
@@ -69,7 +69,7 @@ def run_ablate(args: argparse.Namespace) -> int:
     if args.samples < 0:
         print(f"sdt-distill ablate: --samples is {args.samples}, expected 0 or more", file=sys.stderr)
         return 2
-    if why := unwritable({"--json": args.json, "--doc": args.doc}, {"the config": args.config}):
+    if why := wrong_outputs({"--json": args.json, "--doc": args.doc}, kept={args.config: "the config"}):
         print(f"sdt-distill ablate: {why}", file=sys.stderr)
         return 2
     question = QUESTIONS[args.question]

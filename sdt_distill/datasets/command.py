@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sdt_distill.arguments import count, unwritable
+from sdt_ros.arguments import count, wrong_outputs
 
 from .check import check
 from .errors import DatasetError
@@ -51,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run_check(args: argparse.Namespace) -> int:
     """Check a folder; 0 sound, 1 broken, 2 wrong arguments."""
-    if why := unwritable({"--json": args.json, "--picture": args.picture}, {}):
+    if why := wrong_outputs({"--json": args.json, "--picture": args.picture}):
         print(f"sdt-distill data check: {why}", file=sys.stderr)
         return 2
     try:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sdt_distill.arguments import unwritable
+from sdt_ros.arguments import wrong_outputs
 
 
 def add_simulate(commands: Any) -> None:
@@ -77,7 +77,7 @@ def run_simulate(args: argparse.Namespace) -> int:
     from .errors import DatasetError
     from .simulated_config import Randomisation, SimulatedConfig, parse_camera
 
-    if why := unwritable({"--json": args.json}, {}):
+    if why := wrong_outputs({"--json": args.json}):
         print(f"sdt-distill data simulate: {why}", file=sys.stderr)
         return 2
     try:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sdt_distill.arguments import unwritable
+from sdt_ros.arguments import wrong_outputs
 
 EPILOG = """\
 The same command goes on where an earlier one was stopped or killed. The folder is then a teacher:
@@ -47,7 +47,7 @@ def run_teach(args: argparse.Namespace) -> int:
     from sdt_ros.runtime.device import DeviceError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if why := unwritable({"--json": args.json}, {"the config": args.config}):
+    if why := wrong_outputs({"--json": args.json}, kept={args.config: "the config"}):
         print(f"sdt-distill teach: {why}", file=sys.stderr)
         return 2
     try:

@@ -151,7 +151,7 @@ def collate(items: Sequence[Item]) -> Batch:
 
 def _frame_tensor(frame: np.ndarray) -> Tensor:
     """uint8 [H, W] or [H, W, 3] to float32 [1 or 3, H, W] in [0, 1]."""
-    tensor = torch.from_numpy(np.ascontiguousarray(frame)).float().div_(255)
+    tensor = torch.from_numpy(np.array(frame, np.float32, order="C")).div_(255)
     return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import sdt_ros.threads  # noqa: F401  before torch is loaded
-from sdt_distill.arguments import minutes, unwritable
+from sdt_ros.arguments import minutes, wrong_outputs
 
 EPILOG = """\
 Settings are dotted keys of the config with YAML values: optimiser.lr=1e-3 data.sources.0.path=/data/DSEC
@@ -56,7 +56,7 @@ def run_train(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if int(os.environ.get("RANK", "0")):
         logging.getLogger().setLevel(logging.ERROR)
-    if why := unwritable({"--json": args.json}, {"the config": args.config}):
+    if why := wrong_outputs({"--json": args.json}, kept={args.config: "the config"}):
         print(f"sdt-distill train: {why}", file=sys.stderr)
         return 2
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sdt_ros.egomotion.mounting import Mounting
-from sdt_ros.egomotion.twist import Travel, Twist, mounted
+from sdt_ros.egomotion.twist import Travel, Twist, adjoint
 
 NEAREST_NS = 100_000_000
 """An odometry message further away in time than this says nothing of a window [ns]."""
@@ -126,5 +126,5 @@ class CameraMotion:
             )
             return None
         self.problem = ""
-        velocity = np.array([[*twist.linear, *twist.angular] for twist in twists]) @ mounted(*pose).T
+        velocity = np.array([[*twist.linear, *twist.angular] for twist in twists]) @ adjoint(*pose).T
         return Travel.along(at, moment, stamps, velocity)

@@ -62,11 +62,11 @@ class Twist:
             rotation: [3, 3], from the mounted thing's axes to the body's.
             offset: [3], where it is mounted, in the body's axes [m].
         """
-        moved = mounted(rotation, offset) @ np.concatenate([self.linear, self.angular])
+        moved = adjoint(rotation, offset) @ np.concatenate([self.linear, self.angular])
         return Twist(moved[:3], moved[3:])
 
 
-def mounted(rotation: ArrayLike, offset: ArrayLike) -> NDArray[np.float64]:
+def adjoint(rotation: ArrayLike, offset: ArrayLike) -> NDArray[np.float64]:
     """The matrix [6, 6] from a body's velocity, linear and angular, to that of something that is mounted on it.
 
     Args:

@@ -11,7 +11,6 @@ from sdt_ros.arguments import checkpoint_files, wrong_outputs
 from sdt_ros.smoothing import USUAL_SMOOTHING_S
 from sdt_ros.weights import default_weights
 
-_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 _NODE = re.compile(r"(?!.*__)/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*/?")
 
 
@@ -108,12 +107,13 @@ def _without_effect(args: argparse.Namespace) -> str:
 
 def _network(args: argparse.Namespace) -> str:
     from sdt_ros.network import presets
-    from sdt_ros.runtime.choose import RUNTIMES
+    from sdt_ros.runtime.choose import check_runtime
+    from sdt_ros.runtime.device import DeviceError, resolve_device
 
-    if not _DEVICE.fullmatch(args.device):
-        return f"--device is {args.device!r}, expected auto, cpu, cuda or cuda:N"
-    if args.runtime not in RUNTIMES:
-        return f"--runtime is {args.runtime!r}, expected one of {', '.join(RUNTIMES)}"
+    try:
+        check_runtime(args.runtime, resolve_device(args.device)[0])
+    except DeviceError as error:
+        return str(error)
     if args.untrained is not None and args.untrained not in presets:
         return f"--untrained is {args.untrained!r}, expected one of {', '.join(presets)}"
     return ""
@@ -124,5 +124,5 @@ def _outputs(args: argparse.Namespace) -> str:
     recording: Path | None = args.bag
     if recording is not None:
         files = recording.iterdir() if recording.is_dir() else [recording]
-        kept |= {file.resolve(): "part of the recording" for file in files if file.is_file()}
+        kept |= {file: "part of the recording" for file in files if file.is_file()}
     return wrong_outputs({"--json": args.json, "--report": args.report}, {"--save": args.save}, kept)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sdt_ros.arguments import count
 from sdt_ros.evaluation.arguments import smoothing_s, wrong_arguments
 from sdt_ros.smoothing import USUAL_SMOOTHING_S, DepthSmoother
 from sdt_ros.weights import default_weights, weights_file
@@ -36,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
     what.add_argument("--dataset", choices=DATASETS, help="instead of a bag: a data set in this format")
     what.add_argument("--root", type=Path, metavar="DIR", help="folder of the data set")
     what.add_argument("--split", metavar="NAME", help="a published split of the data set (all recordings)")
-    what.add_argument("--samples", type=_positive, metavar="N", help="only N samples of the data set, spread evenly")
+    what.add_argument("--samples", type=count, metavar="N", help="only N samples of the data set, spread evenly")
     what.add_argument("--live", action="store_true", help="score what a node publishes while the bag plays elsewhere")
     network = parser.add_mutually_exclusive_group()
     network.add_argument(
@@ -71,7 +72,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--probes", action="store_true", help="score spoilt input too: blank, first time bin only, time reversed"
     )
-    parser.add_argument("--probe-every", type=_positive, metavar="N", help="of --probes: one in N windows only (1)")
+    parser.add_argument("--probe-every", type=count, metavar="N", help="of --probes: one in N windows only (1)")
     parser.add_argument(
         "--smoothing-s", type=float, metavar="S",
         help="average depth over time as the node does by smoothing_s (0; with --schedule node the node's default, "
@@ -325,10 +326,3 @@ def estimator_of(args: argparse.Namespace) -> Any:
     if weights is None:
         raise ValueError("there are no weights: name a checkpoint by --weights, or try without by --untrained sdt_tiny")
     return DepthEstimator.from_checkpoint(weights, args.device, runtime=args.runtime)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value

@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the bag; 0, or 2 with a message where something cannot be used."""
     started = time.perf_counter()
-    outputs = wrong_outputs({"--json": args.json}, kept={args.out.resolve(): "the recording"})
+    outputs = wrong_outputs({"--json": args.json}, kept={args.out: "the recording"})
     if wrong := wrong_seed(args.seed) or outputs:
         print(f"sdt simulate: {wrong}", file=sys.stderr)
         return 2

@@ -64,7 +64,7 @@ def average(runs: Sequence[Path], out: Path) -> Card:
         out: the file to write.
 
     Returns:
-        The card as written: the first one's, with the steps of all and no scores.
+        The card as written: the first one's, with the steps of all, no scores and no head for uncertainty.
 
     Raises:
         CheckpointError: one is missing or damaged.
@@ -87,6 +87,8 @@ def average(runs: Sequence[Path], out: Path) -> Card:
                     f"{path}: {name} is {getattr(card, name)}, that of {files[0]} {getattr(first, name)}; "
                     "only checkpoints of one kind have a mean"
                 )
+    for other, _ in loaded:
+        other.uncertainty = None  # fitted to other weights than their mean
     states = [other.state_dict() for other, _ in loaded]
     mean = {
         name: torch.stack([state[name].double() for state in states]).mean(0).to(tensor.dtype)
@@ -98,7 +100,7 @@ def average(runs: Sequence[Path], out: Path) -> Card:
     seen = dict.fromkeys(part for _, card in loaded for part in card.training_data.split("; "))
     steps = sum(card.steps for _, card in loaded)
     return save_checkpoint(
-        out, network, dataclasses.replace(first, steps=steps, scores={}, training_data="; ".join(seen))
+        out, network, dataclasses.replace(first, steps=steps, scores={}, uncertainty="", training_data="; ".join(seen))
     )
 
 

@@ -12,6 +12,10 @@ COMMANDS = {
     "train": ("sdt_distill.training.command", "train a network, or go on with a run"),
     "eval": ("sdt_distill.evaluate", "score any trained network, peers too, on any data set"),
     "ablate": ("sdt_distill.ablation.command", "train networks that differ in one thing, and compare them"),
+    "uncertainty": (
+        "sdt_distill.uncertainty.command",
+        "give trained weights a head that tells how far they may be off",
+    ),
     "average": ("sdt_distill.average", "one checkpoint from several: the mean of their weights"),
     "export-card": ("sdt_distill.export", "make a run's best weights what the node loads"),
     "teach": ("sdt_distill.teachers.command", "train a frame network of the DINOv2 architecture, to be a teacher"),

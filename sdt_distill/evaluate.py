@@ -27,8 +27,8 @@ from sdt_ros.evaluation.score import Scorer, Scores
 from sdt_ros.evaluation.source import Source
 from sdt_ros.events.reduce import reduce_spikes, reduced_size, require_reduced
 from sdt_ros.lens import depth_factor
-from sdt_ros.network import EnergyRecorder, EnergyReport
-from sdt_ros.runtime import DepthEstimator
+from sdt_ros.network import EnergyRecorder, EnergyReport, SpikingDepthTransformer
+from sdt_ros.runtime import DepthEstimator, Estimate
 from sdt_ros.runtime.device import resolve_device
 from sdt_ros.weights import weights_file
 
@@ -49,6 +49,8 @@ class NetworkEstimator:
 
     def __init__(self, network: nn.Module, card: AnyCard, device: str = "auto") -> None:
         self._device, self._why = resolve_device(device)
+        if isinstance(network, SpikingDepthTransformer):
+            network.uncertainty = None  # nobody here asks it
         self._network = network.eval().to(self._device)
         self.card = card
 
@@ -102,6 +104,20 @@ class NetworkEstimator:
         with EnergyRecorder(self._network) as recorder:
             depth = self(spikes, output_size, focal_px)
         return depth, recorder.report()
+
+    def estimate(
+        self,
+        spikes: np.ndarray,
+        output_size: tuple[int, int] | None = None,
+        focal_px: float | None = None,
+        *,
+        measure: bool = False,
+    ) -> Estimate:
+        """The same as `DepthEstimator.estimate`, with nothing told of uncertainty."""
+        if not measure:
+            return Estimate(self(spikes, output_size, focal_px))
+        depth, report = self.measured(spikes, output_size, focal_px)
+        return Estimate(depth, report=report)
 
     def describe(self) -> str:
         """Network, training and device in one line."""

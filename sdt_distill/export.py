@@ -171,7 +171,7 @@ def digest_of(content: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, A
     }
     if (weights := own.get(settings["weights_sha256"])) is not None:
         kept["of"] = weights
-    return _rounded(kept)
+    return rounded(kept)
 
 
 def _against_floors(metric: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -190,13 +190,13 @@ def _pick(metric: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: metric[name] for name in names}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Figures to five digits: more would be noise."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list) else value
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list) else value
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def _measure(network: SpikingDepthTransformer, windows: Iterator[NDArray[np.uint
     taken = tqdm(itertools.islice(windows, limit), desc="measuring", unit="window", total=limit, leave=False)
     with torch.inference_mode(), EnergyRecorder(network) as recorder:
         for spikes in taken:
-            network(torch.from_numpy(np.ascontiguousarray(spikes))[None])
+            network(torch.from_numpy(np.ascontiguousarray(spikes))[None], with_uncertainty=True)
     if not recorder.windows:
         raise ValueError("the input holds no window")
     return recorder.report()

@@ -15,6 +15,8 @@ import numpy as np
 
 USUAL_FOCAL_LENGTH = 0.7
 """Focal length over the picture's width where nobody says: 71 degrees across, as many event cameras are sold."""
+UNKNOWN_LENS_DEVIATION = 0.3
+"""Standard deviation of ln(focal length) around the usual one, where nobody says: 50 to 95 degrees are common."""
 
 _SHORTEST = 0.05  # of the picture's width; a fish-eye of 180 degrees has 0.3
 

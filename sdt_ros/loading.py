@@ -41,4 +41,18 @@ def load_estimator(config: NodeConfig, on_notice: Callable[[str], None]) -> Dept
         raise ValueError(f"bins is {config.bins}, the network takes {estimator.bins}: set bins to 0")
     if config.window_ms not in (0.0, estimator.window_ms):
         on_notice(f"window_ms is {config.window_ms:g}, the network was made for {estimator.window_ms:g} ms")
+    require_uncertainty(config, estimator)
     return estimator
+
+
+def require_uncertainty(config: NodeConfig, estimator: DepthEstimator) -> None:
+    """Refuse a limit on what nobody tells.
+
+    Raises:
+        ValueError: `max_deviation` is set, and the weights do not tell uncertainty.
+    """
+    if config.max_deviation and not estimator.tells_uncertainty:
+        raise ValueError(
+            f"max_deviation is {config.max_deviation:g}, but these weights do not tell uncertainty: set it to 0, or "
+            "give them a head for it by sdt-distill uncertainty"
+        )

@@ -47,6 +47,7 @@ class Outputs:
             self._image = self._publisher(Image, "~/depth/image_rect")
             self._info = self._publisher(CameraInfo, "~/depth/camera_info")
             self._color = self._publisher(Image, "~/depth/color")
+            self._deviation = self._publisher(Image, "~/depth/deviation")
             self._stats = self._publisher(Stats, "~/stats")
         except BaseException:
             self.destroy()
@@ -99,6 +100,17 @@ class Outputs:
         if self._color.get_subscription_count() > 0:
             self._color.publish(array_to_image(colorize(depth, near_m, far_m), "rgb8", header))
 
+    @property
+    def asks_deviation(self) -> bool:
+        """Whether anybody looks at uncertainty."""
+        return bool(self._deviation.get_subscription_count() > 0)
+
+    def deviation(self, header: Header, deviation: np.ndarray, calibration: Calibration | None) -> None:
+        """Publish the standard deviation of ln(depth), float32 [H, W], for the same pixels as depth."""
+        if calibration is not None and not calibration.misfit(*deviation.shape) and not calibration.is_rectified:
+            deviation = self._moved(deviation, calibration)
+        self._deviation.publish(array_to_image(deviation, "32FC1", header))
+
     def stats(self, message: Stats) -> None:
         """Publish statistics."""
         self._stats.publish(message)
@@ -110,10 +122,17 @@ class Outputs:
             self._calibration = calibration  # behind it: where it fails, the map is not this one's
 
     def _rectified(self, depth: np.ndarray, calibration: Calibration) -> np.ndarray:
+        moved = self._moved(depth, calibration)
+        assert self._scale is not None
+        return moved * self._scale.reshape(depth.shape)
+
+    def _moved(self, image: np.ndarray, calibration: Calibration) -> np.ndarray:
+        """Pixels where they are in the rectified image, NaN where the sensor does not see."""
         self.prepare(calibration)
-        assert self._source is not None and self._scale is not None
-        padded = np.append(depth.reshape(-1), np.float32(np.nan))
-        return (padded[self._source] * self._scale).reshape(depth.shape)
+        assert self._source is not None
+        padded = np.append(image.reshape(-1), np.float32(np.nan))
+        moved: np.ndarray = padded[self._source].reshape(image.shape)
+        return moved
 
 
 def _camera_info(header: Header, shape: tuple[int, ...], calibration: Calibration | None) -> CameraInfo:
@@ -190,7 +209,7 @@ def statistics(
 
 
 def add_scale(message: Stats, rescaler: Rescaler | None) -> None:
-    """Put what depth was multiplied by into a message, as far as odometry says it; None where it was not."""
+    """Put what depth was multiplied by into a message, as far as odometry says it; None where it does not."""
     message.depth_factor, message.depth_factor_deviation = 1.0, math.nan
     if rescaler is not None and rescaler.used:
         message.depth_factor = math.exp(rescaler.scale.ln_factor)

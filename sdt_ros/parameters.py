@@ -64,6 +64,13 @@ class NodeConfig:
     hold_scale: bool = _parameter(
         True, "hold the scale of whole images where it jumps; not where smoothing_s is 0", live=True
     )
+    max_deviation: float = _parameter(
+        0.0,
+        "leave out pixels whose depth is more uncertain: standard deviation of ln(depth); 0: publish all",
+        0.0,
+        10.0,
+        live=True,
+    )
     mask_hot_pixels: bool = _parameter(False, "leave pixels that never rest out of the windows", live=True)
     colormap_min_m: float = _parameter(1.0, "distance at the near end of ~/depth/color [m]", 0.01, 10_000.0, live=True)
     colormap_max_m: float = _parameter(50.0, "distance at the far end of ~/depth/color [m]", 0.01, 10_000.0, live=True)

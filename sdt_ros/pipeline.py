@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from sdt_ros.events.reduce import reduced_size
 from sdt_ros.hot_pixels import HotPixels
 from sdt_ros.inference import InferenceThread
 from sdt_ros.load import DecodeCost, Shedding
-from sdt_ros.loading import load_estimator
+from sdt_ros.loading import load_estimator, require_uncertainty
 from sdt_ros.msg import Stats
 from sdt_ros.network import EnergyReport
 from sdt_ros.outputs import NotOffered, Outputs, Totals, WindowTimes, add_rates, add_scale, add_times, statistics
@@ -160,8 +161,10 @@ class Pipeline:
         """Take other parameters from now on.
 
         Raises:
-            ValueError: windows at that rate are not possible; nothing has changed.
+            ValueError: windows at that rate are not possible, or the weights do not tell uncertainty; nothing has
+                changed.
         """
+        require_uncertainty(config, self.estimator)
         windows = dataclasses.replace(self.stream.config, rate_hz=config.rate_hz, min_events=config.min_events)
         if windows != self.stream.config:
             self.stream.reconfigure(windows)
@@ -335,11 +338,10 @@ class Pipeline:
         focal_px = calibration.focal_px if calibration is not None and usable else None
         every = config.rates_every
         # Not the first window, which is slow already.
-        if is_measured := bool(every) and self._totals.published % every == 1 % every:
-            depth, self._report = estimator.measured(window.spikes, size, focal_px)
-        else:
-            depth = estimator(window.spikes, size, focal_px)
-        depth = self._smooth(depth, 1000 * window.t_end_us, focal_px)
+        is_measured = bool(every) and self._totals.published % every == 1 % every
+        estimate = estimator.estimate(window.spikes, size, focal_px, measure=is_measured)
+        self._report = estimate.report or self._report
+        depth = self._smooth(estimate.depth, 1000 * window.t_end_us, focal_px)
         end_ns, frame_id = 1000 * window.t_end_us, config.frame_id or window.frame_id
         if follows := bool(self._motion.messages) and calibration is not None and usable:
             assert calibration is not None
@@ -348,12 +350,22 @@ class Pipeline:
                 window.spikes, depth, calibration, frame_id, window.stamp_ns, stream.config.window_ms / 1e3, end_ns
             )
             times.scale_ns = time.monotonic_ns() - began_ns
+        scale_deviation = estimate.scale_deviation
+        if follows and scale_deviation is not None and self._rescale.is_known:
+            scale_deviation = self._rescale.scale.deviation
+        deviation, withheld = None, 0.0
+        if outputs.asks_deviation or config.max_deviation:
+            deviation = estimate.deviation(scale_deviation)
+        if config.max_deviation and deviation is not None:
+            depth, withheld = _without_doubtful(depth, deviation, config.max_deviation)
         times.estimated_ns = time.monotonic_ns()
         if not is_measured:
             self._note_time((times.estimated_ns - times.taken_ns) / 1e6)
         header = Header(frame_id=frame_id)
         header.stamp.sec, header.stamp.nanosec = divmod(window.stamp_ns, 1_000_000_000)
         published = outputs.depth(header, depth, calibration)
+        if deviation is not None and outputs.asks_deviation:
+            outputs.deviation(header, deviation, calibration)
         times.published_ns, ros_published_ns = time.monotonic_ns(), outputs.now_ns()
         outputs.color(header, published, config.colormap_min_m, config.colormap_max_m)
         self._totals.published += 1
@@ -362,8 +374,18 @@ class Pipeline:
         stats.trained = not estimator.is_untrained
         stats.window_ms = stream.config.window_ms
         add_scale(stats, self._rescale if follows else None)
+        stats.scale_deviation = math.nan if scale_deviation is None else scale_deviation
+        stats.withheld = withheld
         add_rates(stats, self._report)
         add_times(stats, window, times, ros_published_ns)
         outputs.stats(stats)
         self.last_stats = stats
         self._densest = max(self._densest, stats.spike_density)
+
+
+def _without_doubtful(depth: np.ndarray, deviation: np.ndarray, most: float) -> tuple[np.ndarray, float]:
+    """Depth with NaN where its deviation is above a limit, and the share of known pixels that this takes."""
+    doubtful = deviation > most  # not where it is NaN, as depth is then
+    known = depth.size - int(np.count_nonzero(np.isnan(depth)))
+    kept = np.where(doubtful, np.float32(np.nan), depth)
+    return kept, int(np.count_nonzero(doubtful)) / known if known else 0.0

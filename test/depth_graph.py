@@ -104,6 +104,7 @@ class Seen:
     infos: list[CameraInfo] = field(default_factory=list)
     stats: list[Stats] = field(default_factory=list)
     colors: list[Image] = field(default_factory=list)
+    deviations: list[Image] = field(default_factory=list)
 
     @property
     def stamps(self) -> list[int]:
@@ -208,6 +209,17 @@ class Graph:
         subscription = self._subscribe(Image, "/depth/depth/color", lambda message: self.seen.colors.append(message))
         try:
             self.wait_for(lambda: subscription.get_publisher_count(), "a publisher of colours")
+            yield
+        finally:
+            self.node.destroy_subscription(subscription)
+
+    @contextmanager
+    def deviations(self) -> Iterator[None]:
+        """See how far depth may be off too."""
+        topic = "/depth/depth/deviation"
+        subscription = self._subscribe(Image, topic, lambda message: self.seen.deviations.append(message))
+        try:
+            self.wait_for(lambda: subscription.get_publisher_count(), "a publisher of deviations")
             yield
         finally:
             self.node.destroy_subscription(subscription)

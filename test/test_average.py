@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sdt_distill.cli import main
-from sdt_ros.network import Card, NetworkConfig, build_network, load_checkpoint, save_checkpoint
+from sdt_ros.network import Card, NetworkConfig, UncertaintyHead, build_network, load_checkpoint, save_checkpoint
 
 SMALL = NetworkConfig(embed_dim=16, depth=1, heads=1, head_widths=(8, 8, 8, 8, 8))
 
@@ -16,6 +16,8 @@ SMALL = NetworkConfig(embed_dim=16, depth=1, heads=1, head_widths=(8, 8, 8, 8, 8
 def checkpoint(path: Path, seed: int, config: NetworkConfig = SMALL, **card: object) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
     network = build_network(config)
+    if card.get("uncertainty"):
+        network.uncertainty = UncertaintyHead(config)
     save_checkpoint(path, network, Card(network=config, trained=True, steps=100, **{"training_data": "x"} | card))
     return network.state_dict()
 
@@ -31,6 +33,21 @@ def test_each_weight_is_the_mean_of_theirs(tmp_path: Path, capsys: pytest.Captur
         torch.testing.assert_close(tensor, ((one[name].double() + two[name].double()) / 2).to(tensor.dtype))
     assert (card.steps, card.training_data, card.limits) == (200, "streets; halls; tables", "no sky")
     assert "mean of 2 checkpoints" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("heads", [(True, True), (True, False), (False, True)])
+def test_a_mean_has_no_head_for_uncertainty(tmp_path: Path, heads: tuple[bool, bool]) -> None:
+    """Heads are fitted to the weights of each, not to their mean."""
+    files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    one, two = (
+        checkpoint(path, seed, uncertainty="tests" if has_head else "")
+        for seed, (path, has_head) in enumerate(zip(files, heads, strict=True))
+    )
+    assert main(["average", *map(str, files), "--out", str(tmp_path / "mean.safetensors")]) == 0
+    network, card = load_checkpoint(tmp_path / "mean.safetensors")
+    assert network.uncertainty is None and card.uncertainty == ""
+    name = "head.output.conv.weight"
+    torch.testing.assert_close(network.state_dict()[name], ((one[name].double() + two[name].double()) / 2).float())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`sdt info`: the table and its JSON."""
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,14 @@ import numpy as np
 import pytest
 
 from sdt_ros import info
-from sdt_ros.network import Card, NetworkConfig, build_network, save_checkpoint, synthetic_events
+from sdt_ros.network import (
+    Card,
+    NetworkConfig,
+    UncertaintyHead,
+    build_network,
+    save_checkpoint,
+    synthetic_events,
+)
 from sdt_ros.weights import weights_file
 
 
@@ -101,6 +109,26 @@ def test_weights_bring_their_own_network_and_resolution(tmp_path: Path, capsys: 
     assert (figures["bins"], figures["trained"], figures["preset"]) == (3, True, None)
     assert figures["layers"][0]["input_shape"] == [2, 32, 64]
     assert "UNTRAINED" not in capsys.readouterr().out
+
+
+def test_a_head_for_uncertainty_has_rows_of_its_own(tmp_path: Path) -> None:
+    config = NetworkConfig(embed_dim=32, heads=2, depth=1, mlp_ratio=2, head_widths=(16, 8, 8, 8, 4))
+    network, out = build_network(config), tmp_path / "info.json"
+    card = Card(config, trained=True, training_data="tests")
+    save_checkpoint(tmp_path / "plain.safetensors", network, card)
+    network.uncertainty = UncertaintyHead(config)
+    save_checkpoint(tmp_path / "head.safetensors", network, dataclasses.replace(card, uncertainty="tests"))
+    found = {}
+    for name in ("plain", "head"):
+        command = ["--weights", str(tmp_path / f"{name}.safetensors"), "--size", "64x48", "--input", "noise:0.05"]
+        assert run(*command, "--json", str(out)) == 0
+        found[name] = {layer["name"]: layer for layer in json.loads(out.read_text())["layers"]}
+    own = {name: layer for name, layer in found["head"].items() if name.startswith("uncertainty.")}
+    assert set(found["head"]) - set(own) == set(found["plain"]) and len(own) == 4
+    assert sum(layer["parameters"] for layer in own.values()) == sum(
+        p.numel() for p in network.uncertainty.parameters()
+    )
+    assert all(layer["macs"] > 0 for layer in own.values())
 
 
 def test_windows_of_the_whole_sensor_are_reduced_as_the_node_reduces_them(npz: Path, tmp_path: Path) -> None:

@@ -14,10 +14,13 @@ from sdt_ros.network import (
     CheckpointError,
     DepthRange,
     NetworkConfig,
+    SpikingDepthTransformer,
+    UncertaintyHead,
     build_network,
     load_card,
     load_checkpoint,
     save_checkpoint,
+    synthetic_events,
 )
 
 CONFIG = NetworkConfig(embed_dim=32, heads=2, depth=1, mlp_ratio=2, head_widths=(16, 8, 8, 8, 4))
@@ -28,6 +31,12 @@ def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "weights" / "small.safetensors"
     save_checkpoint(path, build_network(CONFIG), Card(CONFIG, scores={"abs_rel on test": 0.5}))
     return path
+
+
+def with_head() -> SpikingDepthTransformer:
+    network = build_network(CONFIG)
+    network.uncertainty = UncertaintyHead(CONFIG)
+    return network
 
 
 def edit_card(path: Path, change: Callable[[dict], object]) -> None:
@@ -132,6 +141,8 @@ def test_missing_files_are_named(checkpoint: Path) -> None:
         (lambda card: card.update(window_ms="fifty"), "'window_ms' is 'fifty'"),
         (lambda card: card.update(input_scale=2), "'input_scale' is 2"),
         (lambda card: card.update(trained=1), "'trained' is 1"),
+        (lambda card: card.update(uncertainty=True), "'uncertainty' is True"),
+        (lambda card: card.update(uncertainty=None), "'uncertainty' is None"),
         (lambda card: card.update(trained=True), "'training_data' is empty"),
         (lambda card: card["network"].update(embd=1), "unknown network key 'embd'"),
         (lambda card: card["network"].update(heads=5), "'heads' is 5"),
@@ -205,3 +216,60 @@ def test_what_does_not_fit_is_not_saved(tmp_path: Path) -> None:
 def test_cards_from_before_limits_are_read(checkpoint: Path) -> None:
     edit_card(checkpoint, lambda card: card.pop("limits"))
     assert load_checkpoint(checkpoint)[1].limits == ""
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_head_for_uncertainty_comes_back(tmp_path: Path, half: bool) -> None:
+    path, network = tmp_path / "x.safetensors", with_head()
+    written = save_checkpoint(path, network, Card(CONFIG, uncertainty="tests"), half=half)
+    loaded, card = load_checkpoint(path)
+    assert card == written and card.uncertainty == "tests"
+    assert loaded.uncertainty is not None and not loaded.uncertainty.training
+    before, after = network.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    tolerance = {"rtol": 1e-3, "atol": 1e-6} if half else {"rtol": 0, "atol": 0}
+    for name in before:
+        assert after[name].dtype == before[name].dtype
+        torch.testing.assert_close(after[name], before[name], **tolerance)
+    halved = {name for name, tensor in load_file(path).items() if tensor.dtype == torch.float16}
+    assert ("uncertainty.place.0.weight" in halved) == half
+    with torch.no_grad():
+        assert loaded(synthetic_events(4, 33, 47), with_uncertainty=True).shape == (1, 3, 33, 47)
+
+
+def test_a_head_and_a_card_that_does_not_name_it_are_not_saved(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: the network has a head for uncertainty.* says ''"):
+        save_checkpoint(path, with_head(), Card(CONFIG))
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: the network has no head for uncertainty.* 'tests'"):
+        save_checkpoint(path, build_network(CONFIG), Card(CONFIG, uncertainty="tests"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_cards_from_before_uncertainty_are_read(checkpoint: Path) -> None:
+    edit_card(checkpoint, lambda card: card.pop("uncertainty"))
+    network, card = load_checkpoint(checkpoint)
+    assert card.uncertainty == "" and network.uncertainty is None
+
+
+def test_a_card_and_weights_that_differ_in_the_head_are_refused(checkpoint: Path) -> None:
+    edit_card(checkpoint, lambda card: card.update(uncertainty="tests"))
+    with pytest.raises(CheckpointError, match=r"small\.safetensors: lacks 'uncertainty\.scale\.0\.weight'"):
+        load_checkpoint(checkpoint)
+    save_checkpoint(checkpoint, with_head(), Card(CONFIG, uncertainty="tests"))
+    for change in (lambda card: card.update(uncertainty=""), lambda card: card.pop("uncertainty")):
+        edit_card(checkpoint, change)
+        with pytest.raises(CheckpointError, match=r"small\.safetensors: has 'uncertainty\.place\.0\.bias'"):
+            load_checkpoint(checkpoint)
+
+
+def test_a_linear_network_has_no_head_for_uncertainty(checkpoint: Path) -> None:
+    linear = dataclasses.replace(CONFIG, head="linear")
+    save_checkpoint(checkpoint, build_network(linear), Card(linear))
+    edit_card(checkpoint, lambda card: card.update(uncertainty="tests"))
+    with pytest.raises(CheckpointError, match=r"small\.safetensors: .* the head 'linear' has no features"):
+        load_checkpoint(checkpoint)
+    network = build_network(linear)
+    network.uncertainty = UncertaintyHead(CONFIG)
+    with pytest.raises(CheckpointError, match=r"small\.safetensors: .* the head 'linear' has no features"):
+        save_checkpoint(checkpoint, network, Card(linear, uncertainty="tests"))

@@ -17,12 +17,14 @@ from sdt_distill.networks import (
     make_card,
     read_card,
     save_network,
+    take_weights,
 )
 from sdt_ros.network import (
     Card,
     CheckpointError,
     DepthRange,
     NetworkConfig,
+    UncertaintyHead,
     build_network,
     load_checkpoint,
     save_checkpoint,
@@ -166,3 +168,24 @@ def test_a_twin_card_keeps_its_bins() -> None:
     assert isinstance(card.network, TwinConfig)
     with pytest.raises(CheckpointError, match="'bins' is 4, the network takes 3"):
         make_card(build(SPECS["ann_twin"], bins=3))
+
+
+@pytest.mark.parametrize("far", [80.0, 20.0])
+def test_weights_are_taken_without_their_head_for_uncertainty(tmp_path: Path, far: float) -> None:
+    """A head is fitted to the weights as they were, in whatever metres the network is to go on."""
+    torch.manual_seed(0)
+    network = build_network(NetworkConfig.from_dict(SMALL)).eval()
+    spikes = synthetic_events(4, 40, 40)
+    with torch.no_grad():
+        expected = DepthRange().to_metres(network(spikes))
+    network.uncertainty = UncertaintyHead(network.config)
+    save_checkpoint(tmp_path / "x.safetensors", network, Card(network.config, steps=7, uncertainty="tests"))
+    taker = build_network(network.config).eval()
+    wanted = DepthRange(DepthRange().min_m, far)
+    assert take_weights(taker, tmp_path / "x.safetensors", wanted).steps == 7
+    assert taker.uncertainty is None
+    with torch.no_grad():
+        depth = wanted.to_metres(taker(spikes))
+    kept = expected < 0.99 * far
+    assert kept.float().mean() > 0.1
+    torch.testing.assert_close(depth[kept], expected[kept], rtol=1e-3, atol=0)

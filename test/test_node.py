@@ -258,6 +258,43 @@ def test_colours_go_with_the_depth(active: Graph, packets: list[EventPacket]) ->
         assert np.ptp(np.frombuffer(image.data, np.uint8)) > 0
 
 
+def test_uncertainty_goes_with_the_depth_and_what_is_too_uncertain_is_left_out(
+    graph: Graph, packets: list[EventPacket]
+) -> None:
+    graph.bring_to("active", weights="sdt_tiny", allow_untrained=False, smoothing_s=0.0)
+    with graph.deviations():
+        graph.publish(packets[:60], speed=0.7)
+        seen = graph.quiet()
+    told = {stamp_ns(image.header): depth_of(image) for image in seen.deviations}
+    both = [(depth_of(image), told[stamp_ns(image.header)], one) for image, _, one in seen.together()
+            if stamp_ns(image.header) in told]  # fmt: skip
+    assert len(both) >= 2
+    for depth, deviation, stats in both:
+        assert deviation.shape == depth.shape and np.array_equal(np.isnan(deviation), np.isnan(depth))
+        assert deviation.min() >= stats.scale_deviation * 0.999 > 0.01, "the scale's is a part of each pixel's"
+        assert np.ptp(deviation) > 0 and stats.withheld == 0
+    limit = float(np.median([np.median(deviation) for _, deviation, _ in both]))
+    assert graph.set("max_deviation", limit)[0]
+    with graph.deviations():
+        graph.publish(packets[60:120], speed=0.7)
+        seen = graph.quiet()
+    told = {stamp_ns(image.header): depth_of(image) for image in seen.deviations}
+    shares = []
+    for image, _, stats in seen.together():
+        if stamp_ns(image.header) in told:
+            left_out = told[stamp_ns(image.header)] > limit
+            np.testing.assert_array_equal(np.isnan(depth_of(image)), left_out)
+            assert stats.withheld == pytest.approx(left_out.mean(), abs=1e-6)
+            shares.append(stats.withheld)
+    assert len(shares) >= 2 and max(shares) > 0 and min(shares) < 1
+
+
+def test_a_limit_on_uncertainty_is_refused_where_the_weights_tell_none(active: Graph) -> None:
+    accepted, reason = active.set("max_deviation", 0.3)
+    assert not accepted and "do not tell uncertainty" in reason and "sdt-distill uncertainty" in reason
+    assert active.parameters()["max_deviation"] == 0.0
+
+
 def test_overload_skips_the_older_windows_and_accounts_for_them(active: Graph, packets: list[EventPacket]) -> None:
     assert active.set("rate_hz", 200.0)[0]
     stream, windows = offline(packets, 200.0)

@@ -109,6 +109,23 @@ def test_depth_is_rectified_along_the_turned_axis(node: LifecycleNode) -> None:
     assert known.any() and np.ptp(published[known]) > 0.1
 
 
+def test_uncertainty_lies_on_the_pixels_of_the_depth_and_is_no_length(node: LifecycleNode) -> None:
+    turn = np.array([[1.0, 0, 0], [0, np.cos(0.2), -np.sin(0.2)], [0, np.sin(0.2), np.cos(0.2)]])
+    turned, out = calibration(r=turn), Outputs(node)
+    node.trigger_configure()
+    node.trigger_activate()
+    assert not out.asks_deviation
+    told = np.linspace(0.1, 0.9, 12, dtype=np.float32).reshape(3, 4)
+    image = receive(node, Image, "~/depth/deviation", lambda: out.deviation(Header(frame_id="eye"), told, turned))
+    assert (image.encoding, image.height, image.width, image.header.frame_id) == ("32FC1", 3, 4, "eye")
+    source, _ = turned.rectification()
+    np.testing.assert_array_equal(
+        np.frombuffer(image.data, "<f4"), np.append(told.ravel(), np.float32(np.nan))[source], "moved, not scaled"
+    )
+    plain = receive(node, Image, "~/depth/deviation", lambda: out.deviation(Header(), told, None))
+    np.testing.assert_array_equal(np.frombuffer(plain.data, "<f4"), told.ravel())
+
+
 def test_rectification_is_worked_out_once(node: LifecycleNode, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     original = Calibration.rectification
@@ -148,10 +165,10 @@ def test_an_override_of_one_topic_s_qos_is_no_other_s(context: rclpy.Context) ->
         out = Outputs(node)
         got = {
             publisher.topic_name: publisher.qos_profile.reliability
-            for publisher in (out._image, out._info, out._color, out._stats)
+            for publisher in (out._image, out._info, out._color, out._deviation, out._stats)
         }
         assert got.pop("/maker/depth/image_rect") == ReliabilityPolicy.BEST_EFFORT
-        assert set(got.values()) == {ReliabilityPolicy.RELIABLE} and len(got) == 3
+        assert set(got.values()) == {ReliabilityPolicy.RELIABLE} and len(got) == 4
     finally:
         node.destroy_node()
 

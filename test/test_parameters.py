@@ -13,7 +13,7 @@ Parameter = rclpy_parameter.Parameter
 
 LIVE = {
     "rate_hz", "min_events", "frame_id", "max_silence_s", "colormap_min_m", "colormap_max_m", "rates_every",
-    "idle_flush_ms", "mask_hot_pixels", "smoothing_s", "hold_scale",
+    "idle_flush_ms", "mask_hot_pixels", "smoothing_s", "hold_scale", "max_deviation",
 }  # fmt: skip
 
 

@@ -25,3 +25,4 @@ def test_the_example_makes_depth_of_a_packet() -> None:
     assert names["spikes"].shape == (4, 2, 480, 640) and names["spikes"].sum() > 20_000
     assert names["depth"].shape == (480, 640) and names["depth"].dtype == np.float32
     assert np.isfinite(names["depth"]).all() and (names["depth"] > 0).all() and np.ptp(names["depth"]) > 0
+    assert names["off_by"].shape == (480, 640) and (names["off_by"] > 0.01).all() and np.ptp(names["off_by"]) > 0

@@ -20,11 +20,19 @@ from torch import Tensor, nn
 from sdt_distill.datasets import Sample
 from sdt_distill.datasets.simulated import SimulatedDataset
 from sdt_distill.datasets.simulated_config import SimulatedConfig
-from sdt_ros.network import MLIF, Card, NetworkConfig, SpikingDepthTransformer, build_network, synthetic_events
+from sdt_ros.network import (
+    MLIF,
+    Card,
+    NetworkConfig,
+    SpikingDepthTransformer,
+    UncertaintyHead,
+    build_network,
+    synthetic_events,
+)
 from sdt_ros.network.head import FusionHead
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.stem import Downsample
-from sdt_ros.runtime import CpuRuntime, DepthEstimator, DeviceError, choose
+from sdt_ros.runtime import CpuRuntime, DepthEstimator, DeviceError, EagerRuntime, choose
 from sdt_ros.runtime.fold import fold_batch_norms
 from sdt_ros.runtime.kernels import events
 from sdt_ros.runtime.spike_conv import FloatConv2d, Int8Conv2d
@@ -40,6 +48,12 @@ int8_only = pytest.mark.skipif(not HAS_INT8, reason="this CPU has no fast int8 p
 def network(config: NetworkConfig = CONFIG, seed: int = 0) -> SpikingDepthTransformer:
     torch.manual_seed(seed)
     return build_network(config).eval()
+
+
+def with_head(config: NetworkConfig = CONFIG) -> SpikingDepthTransformer:
+    plain = network(config)
+    plain.uncertainty = UncertaintyHead(config).eval()
+    return plain
 
 
 def rounded(plain: SpikingDepthTransformer) -> SpikingDepthTransformer:
@@ -316,6 +330,45 @@ def test_measuring_reports_the_layers_of_the_eager_network() -> None:
         assert (report.macs, report.parameters) == (reports[0].macs, reports[0].parameters)
         told = [(row.name, row.macs, row.runs, row.spiking, row.input_shape) for row in report.rows]
         assert told == [(row.name, row.macs, row.runs, row.spiking, row.input_shape) for row in reports[0].rows]
+
+
+@pytest.mark.parametrize("attention", ["ssa", "spike_driven"])
+@pytest.mark.parametrize("int8", [False, pytest.param(True, marks=int8_only)])
+def test_uncertainty_is_that_of_the_eager_network(attention: str, int8: bool) -> None:
+    plain = with_head(dataclasses.replace(CONFIG, attention=attention))
+    spikes = synthetic_events(4, 70, 90)[0].to(torch.uint8)
+    eager = EagerRuntime(rounded(plain) if int8 else copy.deepcopy(plain), torch.device("cpu"))
+    expected, ours = eager(spikes), CpuRuntime(copy.deepcopy(plain), int8=int8)(spikes)
+    for told in (expected, ours):
+        assert told.shape == (1, 3, 70, 90) and told.dtype == torch.float32
+        assert (told[:, 1] == told[0, 1, 0, 0]).all()
+    assert apart(ours[:, :1], expected[:, :1]) < 0.07
+    assert abs(ours[0, 1, 0, 0] - expected[0, 1, 0, 0]) < 3e-3
+    assert apart(ours[:, 2:], expected[:, 2:]) < 0.07
+
+
+@pytest.mark.parametrize("runtime", ["eager", "cpu", pytest.param("cpu_int8", marks=int8_only)])
+def test_a_head_for_uncertainty_leaves_depth_and_adds_its_layers_to_the_report(runtime: str) -> None:
+    spikes = synthetic_events(4, 70, 90)[0].numpy()
+    told = [
+        DepthEstimator(some, Card(CONFIG, uncertainty=text), "cpu", runtime=runtime).measured(spikes)
+        for some, text in ((network(), ""), (with_head(), "tests"))
+    ]
+    (depth, without), (same_depth, report) = told
+    assert np.array_equal(same_depth, depth)
+    added = [row for row in report.rows if row.name.startswith("uncertainty.")]
+    assert tuple(row for row in report.rows if row not in added) == without.rows
+    assert sum(row.parameters for row in added) == sum(p.numel() for p in UncertaintyHead(CONFIG).parameters())
+    assert [(row.name, row.kind, row.macs) for row in added] == [
+        ("uncertainty.scale.0", "linear", 34 * 32),
+        ("uncertainty.scale.2", "linear", 32),
+        ("uncertainty.place.0", "conv", 9 * 9 * 24 * 10 * 12),  # of 80 x 96, the padded picture
+        ("uncertainty.place.2", "conv", 24 * 10 * 12),
+    ]
+    assert all(row.runs == 1 and not row.spiking for row in added)
+    assert report.firing_rates == without.firing_rates
+    assert without.energy_mj is not None
+    assert report.energy_mj == pytest.approx(without.energy_mj + 4.6e-9 * sum(row.macs for row in added))
 
 
 def test_depth_does_not_depend_on_what_ran_before() -> None:

@@ -19,7 +19,14 @@ from depth_difference import apart
 from late_accelerator import LateAccelerator
 from torch import Tensor
 
-from sdt_ros.network import Card, NetworkConfig, SpikingDepthTransformer, build_network, synthetic_events
+from sdt_ros.network import (
+    Card,
+    NetworkConfig,
+    SpikingDepthTransformer,
+    UncertaintyHead,
+    build_network,
+    synthetic_events,
+)
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.runtime import CudaRuntime, DepthEstimator, DeviceError, DeviceLost, EagerRuntime, choose, estimator
 from sdt_ros.runtime.device import device_errors
@@ -37,6 +44,12 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 def network(config: NetworkConfig = CONFIG, seed: int = 0) -> SpikingDepthTransformer:
     torch.manual_seed(seed)
     return build_network(config).eval()
+
+
+def with_head() -> SpikingDepthTransformer:
+    plain = network()
+    plain.uncertainty = UncertaintyHead(CONFIG).eval()
+    return plain
 
 
 def window(height: int = 70, width: int = 90, seed: int = 0) -> Tensor:
@@ -92,6 +105,45 @@ def test_measuring_reports_the_layers_of_the_eager_network() -> None:
     assert told[0] == told[1]
     assert reports[0].parameters == reports[1].parameters
     assert reports[1].firing_rates == pytest.approx(reports[0].firing_rates, abs=2e-3)
+
+
+@pytest.mark.parametrize("size", [(70, 90), (30, 40)])
+def test_uncertainty_is_that_of_the_eager_network(size: tuple[int, int]) -> None:
+    plain = with_head()
+    runtimes = EagerRuntime(copy.deepcopy(plain), CPU), runtime_on_cpu(plain, LateAccelerator())
+    expected, ours = (runtime(window(*size)) for runtime in runtimes)
+    for told in (expected, ours):
+        assert told.shape == (1, 3, *size) and told.dtype == torch.float32
+        assert (told[:, 1] == told[0, 1, 0, 0]).all()
+    assert apart(ours[:, :1], expected[:, :1]) < 0.07
+    assert abs(ours[0, 1, 0, 0] - expected[0, 1, 0, 0]) < 3e-3
+    assert apart(ours[:, 2:], expected[:, 2:]) < 0.07
+
+
+def test_a_head_for_uncertainty_leaves_depth_and_adds_its_layers_to_the_report() -> None:
+    without, some = (runtime_on_cpu(plain, LateAccelerator()) for plain in (network(), with_head()))
+    (depth, before), (told, report) = without.measured(window()), some.measured(window())
+    assert torch.equal(told[:, :1], depth) and torch.equal(told, some(window()))
+    added = [row for row in report.rows if row.name.startswith("uncertainty.")]
+    names = ["uncertainty.scale.0", "uncertainty.scale.2", "uncertainty.place.0", "uncertainty.place.2"]
+    assert [row.name for row in added] == names
+    assert all(row.runs == 1 and not row.spiking for row in added)
+    assert tuple(row for row in report.rows if row not in added) == before.rows
+    assert before.energy_mj is not None
+    assert report.energy_mj == pytest.approx(before.energy_mj + 4.6e-9 * sum(row.macs for row in added))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_formats_tell_uncertainty_in_float32(dtype: torch.dtype) -> None:
+    half = CudaRuntime(with_head(), CPU, triton=False, accelerator=LateAccelerator(), dtype=(dtype, "a test"))
+    given: list[Tensor] = []
+    assert half._network.uncertainty is not None
+    half._network.uncertainty.register_forward_pre_hook(lambda _, inputs: given.extend(inputs))
+    told = half(window())
+    assert told.shape == (1, 3, 70, 90) and told.dtype == torch.float32 and torch.isfinite(told).all()
+    assert [each.dtype for each in given[:3]] == [dtype, dtype, torch.float32]
+    expected = EagerRuntime(with_head(), CPU)(window())
+    assert abs(told[0, 1, 0, 0] - expected[0, 1, 0, 0]) < 0.05  # spikes differ: see above
 
 
 def test_softmax_is_refused() -> None:
@@ -379,6 +431,17 @@ def test_the_cpu_goes_on_with_the_same_weights(caplog: pytest.LogCaptureFixture,
     assert "FELL BACK" in subject.describe() and "on cpu" in subject.describe()
     assert len(caplog.records) == 1
     subject(window())
+
+
+@pytest.mark.usefixtures("dying")
+def test_the_cpu_goes_on_to_tell_uncertainty() -> None:
+    card = Card(CONFIG, uncertainty="tests")
+    expected = DepthEstimator(with_head(), card, "cpu").estimate(window(seed=5)).deviation()
+    subject = DepthEstimator(with_head(), card, "cuda:0", on_device_error="cpu")
+    subject(window())
+    deviation = subject.estimate(window(seed=5)).deviation()
+    assert subject.device_failure and subject.tells_uncertainty
+    assert expected is not None and deviation is not None and np.array_equal(deviation, expected)
 
 
 @pytest.mark.usefixtures("dying")

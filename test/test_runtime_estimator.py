@@ -10,17 +10,19 @@ import torch
 from depth_difference import apart
 
 from sdt_ros.events.reduce import reduce_spikes, reduced_size
+from sdt_ros.lens import UNKNOWN_LENS_DEVIATION
 from sdt_ros.network import (
     Card,
     CheckpointError,
     DepthRange,
     EnergyRecorder,
     NetworkConfig,
+    UncertaintyHead,
     build_network,
     save_checkpoint,
     synthetic_events,
 )
-from sdt_ros.runtime import DepthEstimator, DeviceError, resolve_device
+from sdt_ros.runtime import DepthEstimator, DeviceError, Estimate, resolve_device
 from sdt_ros.runtime.fold import fold_batch_norms
 
 CONFIG = NetworkConfig(embed_dim=32, heads=2, depth=2, mlp_ratio=2, head_widths=(16, 8, 8, 8, 4))
@@ -30,6 +32,20 @@ SPIKES = synthetic_events(4, 70, 90)[0].numpy()
 def estimator(runtime: str = "auto", **card: object) -> DepthEstimator:
     torch.manual_seed(0)
     return DepthEstimator(build_network(CONFIG), Card(CONFIG, **card), "cpu", runtime=runtime)
+
+
+def uncertain(runtime: str = "auto", **card: object) -> DepthEstimator:
+    """The same with a head for uncertainty."""
+    torch.manual_seed(0)
+    network = build_network(CONFIG)
+    network.uncertainty = UncertaintyHead(CONFIG).eval()
+    return DepthEstimator(network, Card(CONFIG, uncertainty="tests", **card), "cpu", runtime=runtime)
+
+
+def deviation_of(estimate: Estimate, scale_deviation: float | None = None) -> np.ndarray:
+    deviation = estimate.deviation(scale_deviation)
+    assert deviation is not None
+    return deviation
 
 
 def test_depth_is_metres_in_the_range_at_the_input_size() -> None:
@@ -187,6 +203,113 @@ def test_measuring_gives_the_same_depth_and_what_it_cost() -> None:
     assert subject.energy_mj(SPIKES) == report.energy_mj
     quiet = np.zeros_like(SPIKES)
     assert next(iter(subject.firing_rates(quiet).values())) == 0
+
+
+@pytest.mark.parametrize("runtime", ["eager", "cpu"])
+def test_an_estimate_is_the_depth_of_a_call_and_what_the_head_tells(runtime: str) -> None:
+    subject = uncertain(runtime)
+    assert subject.tells_uncertainty
+    estimate = subject.estimate(SPIKES)
+    assert np.array_equal(estimate.depth, estimator(runtime)(SPIKES))
+    assert np.array_equal(estimate.depth, subject(SPIKES))
+    _, scale, place = subject._runtime(torch.from_numpy(SPIKES))[0].numpy()
+    assert estimate.scale_deviation == pytest.approx(np.exp(scale[0, 0]), rel=1e-6)
+    assert estimate.ln_place is not None and estimate.ln_place.dtype == np.float32
+    assert np.array_equal(estimate.ln_place, place) and np.ptp(place) > 0.01
+    assert estimate.report is None
+
+
+def test_deviations_of_scale_and_place_are_combined() -> None:
+    estimate = uncertain().estimate(SPIKES)
+    assert estimate.ln_place is not None and estimate.scale_deviation is not None
+    place = np.exp(estimate.ln_place.astype(np.float64))
+    deviation = deviation_of(estimate)
+    assert deviation.shape == (70, 90) and deviation.dtype == np.float32
+    np.testing.assert_allclose(deviation, np.sqrt(estimate.scale_deviation**2 + place**2), rtol=1e-5)
+    # Somebody else may know the scale, even exactly, and asking changes nothing.
+    np.testing.assert_allclose(deviation_of(estimate, 0.5), np.sqrt(0.25 + place**2), rtol=1e-5)
+    np.testing.assert_allclose(deviation_of(estimate, 0.0), place, rtol=1e-5)
+    np.testing.assert_array_equal(deviation_of(estimate), deviation)
+
+
+def test_deviation_is_unknown_where_depth_is() -> None:
+    depth = np.ones((2, 3), np.float32)
+    depth[0, 1] = np.nan
+    deviation = deviation_of(Estimate(depth, 0.3, np.full((2, 3), np.log(0.4), np.float32)))
+    assert np.array_equal(np.isnan(deviation), np.isnan(depth))
+    assert deviation[~np.isnan(depth)] == pytest.approx(0.5)
+    network = build_network(CONFIG)
+    network.uncertainty = UncertaintyHead(CONFIG)
+    with torch.no_grad():
+        network.head.depth.bias.fill_(torch.nan)
+    broken = DepthEstimator(network, Card(CONFIG, uncertainty="tests"), "cpu").estimate(SPIKES)
+    assert np.isnan(broken.depth).all() and np.isnan(deviation_of(broken)).all()
+
+
+def test_deviation_is_brought_to_the_size_of_depth() -> None:
+    estimate = uncertain().estimate(SPIKES, output_size=(140, 180))
+    assert estimate.ln_place is not None and estimate.ln_place.shape == (70, 90)
+    deviation = deviation_of(estimate, 0.0)
+    assert deviation.shape == estimate.depth.shape == (140, 180)
+    inner = estimate.ln_place[0, :2] @ np.array([0.75, 0.25])  # interpolated as depth is, in logarithms
+    assert np.log(deviation[0, 1]) == pytest.approx(inner, rel=1e-4)
+    whole = synthetic_events(4, 140, 180)[0].numpy()
+    reduced = uncertain(input_scale=0.5).estimate(whole)
+    assert reduced.ln_place is not None and reduced.ln_place.shape == (70, 90)
+    assert deviation_of(reduced).shape == (140, 180)
+
+
+@pytest.mark.parametrize("learnt_px", [None, 50.0])
+def test_an_unknown_lens_makes_the_scale_uncertain_where_it_matters(learnt_px: float | None) -> None:
+    subject = uncertain(focal_px=learnt_px)
+    unknown, known = subject.estimate(SPIKES), subject.estimate(SPIKES, focal_px=60.0)
+    assert known.scale_deviation == uncertain().estimate(SPIKES).scale_deviation
+    added = 0.0 if learnt_px is None else UNKNOWN_LENS_DEVIATION
+    assert known.scale_deviation is not None
+    assert unknown.scale_deviation == pytest.approx(np.hypot(known.scale_deviation, added), rel=1e-6)
+    assert unknown.ln_place is not None and known.ln_place is not None
+    np.testing.assert_array_equal(unknown.ln_place, known.ln_place)
+    # Who knows the scale knows what the lens made of it.
+    np.testing.assert_array_equal(deviation_of(unknown, 0.1), deviation_of(known, 0.1))
+
+
+def test_weights_without_a_head_tell_no_uncertainty() -> None:
+    subject = estimator(focal_px=50.0)
+    assert not subject.tells_uncertainty
+    estimate = subject.estimate(SPIKES)
+    assert np.array_equal(estimate.depth, subject(SPIKES))
+    assert estimate.scale_deviation is None and estimate.ln_place is None
+    assert estimate.deviation() is None and estimate.deviation(0.1) is None
+
+
+def test_an_estimate_can_be_measured() -> None:
+    subject = uncertain()
+    estimate, expected = subject.estimate(SPIKES, measure=True), subject.estimate(SPIKES)
+    assert estimate.report is not None and estimate.report.energy_mj is not None and estimate.report.windows == 1
+    assert "uncertainty.place.0" in {row.name for row in estimate.report.rows}
+    np.testing.assert_array_equal(estimate.depth, expected.depth)
+    np.testing.assert_array_equal(deviation_of(estimate), deviation_of(expected))
+    depth, report = subject.measured(SPIKES)
+    assert report == estimate.report and np.array_equal(depth, expected.depth)
+    assert estimator().estimate(SPIKES, measure=True).report is not None
+
+
+def test_an_estimate_refuses_what_a_call_refuses() -> None:
+    with pytest.raises(ValueError, match="dtype float32, expected uint8"):
+        uncertain().estimate(SPIKES.astype(np.float32))
+    with pytest.raises(ValueError, match="focal_px is 0"):
+        uncertain(focal_px=50.0).estimate(SPIKES, focal_px=0.0)
+
+
+def test_a_checkpoint_with_a_head_tells_the_same_uncertainty(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_network(CONFIG)
+    network.uncertainty = UncertaintyHead(CONFIG)
+    save_checkpoint(tmp_path / "x.safetensors", network, Card(CONFIG, uncertainty="tests"))
+    loaded = DepthEstimator.from_checkpoint(tmp_path / "x.safetensors", "cpu")
+    assert loaded.tells_uncertainty
+    expected = uncertain().estimate(SPIKES)
+    np.testing.assert_array_equal(deviation_of(loaded.estimate(SPIKES)), deviation_of(expected))
 
 
 def test_folding_norms_keeps_rates_and_depth() -> None:

@@ -177,6 +177,8 @@ def take_weights(network: nn.Module, path: str | Path, depth_range: DepthRange) 
         if not isinstance(found, SpikingDepthTransformer):
             raise CheckpointError(f"{path} is for {card.depth_range}, not {depth_range}: set data.min_m and data.max_m")
         _change_range(found.head.depth, card.depth_range, depth_range)
+    if isinstance(found, SpikingDepthTransformer):
+        found.uncertainty = None  # fitted to weights as they were
     network.load_state_dict(found.state_dict())
     return card
 

@@ -74,13 +74,13 @@ class AnnTwin(SpikingDepthTransformer):
         self.twin_config = config
         _exchange_neurons(self)
 
-    def forward(self, spikes: Tensor) -> Tensor:
+    def forward(self, spikes: Tensor, *, with_uncertainty: bool = False) -> Tensor:
         """Estimates depth, as `SpikingDepthTransformer` does, of spikes [B, T, P, H, W] with the T of its config."""
         bins, polarities = self.twin_config.bins, self.twin_config.network.polarities
         if spikes.ndim != 5 or tuple(spikes.shape[1:3]) != (bins, polarities):
             expected = f"[B, {bins}, {polarities}, H, W]"
             raise ValueError(f"spikes have shape {list(spikes.shape)}, expected {expected}")
-        return super().forward(spikes.flatten(1, 2)[:, None])
+        return super().forward(spikes.flatten(1, 2)[:, None], with_uncertainty=with_uncertainty)
 
 
 def build_twin(config: TwinConfig) -> AnnTwin:

@@ -55,11 +55,14 @@ class Rescaler:
         self._recent: list[_Window] = []
 
     @property
+    def is_known(self) -> bool:
+        """Whether motion has said something of the scale that is still remembered."""
+        return bool(self.used) and self._end_ns - self._known_ns <= 1e9 * self.scale.config.memory_s
+
+    @property
     def problem(self) -> str:
         """Why the scale is not known any more; empty while something is known, or nothing was asked."""
-        memory_s = self.scale.config.memory_s
-        remembers = self.used and self._end_ns - self._known_ns <= 1e9 * memory_s
-        return "" if remembers else self._motion.problem
+        return "" if self.is_known else self._motion.problem
 
     def __call__(
         self,

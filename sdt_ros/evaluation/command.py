@@ -126,6 +126,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from sdt_ros.evaluation.run import EstimatorNetwork
     from sdt_ros.evaluation.run import evaluate as run_windows
     from sdt_ros.evaluation.score import Scorer
+    from sdt_ros.evaluation.uncertainty import ReliabilityOfWindows
 
     protocol = replace(protocols[args.protocol or OF_DATASET[args.dataset or "bag"]], rows=args.rows)
     estimator = estimator_of(args)
@@ -136,7 +137,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         network = EstimatorNetwork(estimator)
         probe_every = (args.probe_every or 1) if args.probes else 0
         smooth = DepthSmoother(smoothing_s(args), estimator.window_ms / 1e3 if args.hold_scale else None)
-        work = run_windows(source, network, scorer, probe_every, network.measured, smooth, motion)
+        doubt = None
+        if estimator.tells_uncertainty:
+            doubt = ReliabilityOfWindows(protocol, source.where, lambda: deviation_of(network.last, motion))
+        work = run_windows(source, network, scorer, probe_every, network.measured, smooth, motion, doubt)
         if motion is not None and motion.problem:
             print(f"sdt eval: {motion.problem}", file=sys.stderr)
         scores = scorer.finish()
@@ -159,9 +163,17 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         if settings["recording_s"] is None:  # what the windows cover; they may lie far apart
             settings["recording_s"] = work.windows * estimator.window_ms / 1000
         counts = source.counts() | ({} if motion is None else motion.counts)
-        content = figures(settings, estimator.describe(), not estimator.is_untrained, counts, scores, work)
+        uncertainty = None if doubt is None else doubt.reliability.figures()
+        content = figures(
+            settings, estimator.describe(), not estimator.is_untrained, counts, scores, work, uncertainty=uncertainty
+        )
         write(args, content, scorer, scores)
     return content
+
+
+def deviation_of(estimate: Any, motion: Any) -> Any:
+    """How far the depth of a window may be off, as the node tells it: with the scale by odometry where there is one."""
+    return estimate.deviation(None if motion is None else motion.deviation)
 
 
 def _of_bag(

@@ -24,6 +24,7 @@ def figures(
     scores: Scores,
     work: Work,
     live: Mapping[str, Any] | None = None,
+    uncertainty: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What there is to say about an evaluation. All but `timing` is the same each time, bit for bit.
 
@@ -35,6 +36,7 @@ def figures(
         scores: all scores.
         work: what it took.
         live: what was late and missing, where depth was seen on the graph.
+        uncertainty: how far what the network tells of it holds, where it does.
 
     Returns:
         JSON-able; None where there is no value.
@@ -54,6 +56,7 @@ def figures(
             "missing_share": scores.missing_share,
         },
         "live": None if live is None else dict(live),
+        "uncertainty": None if uncertainty is None else dict(uncertainty),
         "definitions": {name: definition for name, (_, definition) in METRICS.items()},
         **_table(total),
         "groups": {name: {"frames": table.frames, "pixels": table.pixels, **_table(table)} for name, table in

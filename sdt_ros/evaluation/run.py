@@ -16,7 +16,7 @@ from sdt_ros.evaluation.source import Source, Window
 from sdt_ros.evaluation.spread import is_one_of
 from sdt_ros.evaluation.truth import onto
 from sdt_ros.network import EnergyReport
-from sdt_ros.runtime import DepthEstimator
+from sdt_ros.runtime import DepthEstimator, Estimate
 from sdt_ros.smoothing import DepthSmoother
 
 MEASURE_EVERY = 25  # windows; counting spikes layer by layer takes its time
@@ -27,6 +27,8 @@ Measure = Callable[[np.ndarray, float | None], tuple[np.ndarray, EnergyReport]]
 """The same, and what the window cost."""
 Rescale = Callable[[Window, np.ndarray], np.ndarray]
 """Brings a window's depth float32 [H, W] metres to a scale that is known from elsewhere."""
+Doubt = Callable[[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]], None]
+"""Takes depth float32 [h, w] metres, its truth [H, W], and what brings the one to the grid of the other."""
 
 
 @dataclass
@@ -73,18 +75,25 @@ class EstimatorNetwork:
 
     Args:
         estimator: the estimator.
+
+    Attributes:
+        last: what it made of the last window, how far it may be off included.
     """
 
     def __init__(self, estimator: DepthEstimator) -> None:
         self._estimator = estimator
+        self.last: Estimate | None = None
 
     def __call__(self, spikes: np.ndarray, focal_px: float | None = None) -> np.ndarray:
         """Depth [H, W] metres of spikes uint8 [T, P, H, W] from a camera of a focal length [px]."""
-        return self._estimator(spikes, None, focal_px)
+        self.last = self._estimator.estimate(spikes, None, focal_px)
+        return self.last.depth
 
     def measured(self, spikes: np.ndarray, focal_px: float | None = None) -> tuple[np.ndarray, EnergyReport]:
         """The same, and what the window cost; slower."""
-        return self._estimator.measured(spikes, None, focal_px)
+        self.last = self._estimator.estimate(spikes, None, focal_px, measure=True)
+        assert self.last.report is not None
+        return self.last.depth, self.last.report
 
 
 def evaluate(
@@ -95,6 +104,7 @@ def evaluate(
     measure: Measure | None = None,
     smooth: DepthSmoother | None = None,
     rescale: Rescale | None = None,
+    doubt: Doubt | None = None,
 ) -> Work:
     """Show a network all windows of a source and score what it makes of them.
 
@@ -106,6 +116,7 @@ def evaluate(
         measure: the network with its firing rates and energy, used for some of the windows.
         smooth: holds depth over time as the node does; for windows that follow each other.
         rescale: takes smoothed depth; probes are left as they are.
+        doubt: holds what the network tells of its uncertainty against the truth.
 
     Raises:
         EvaluationError: no window has a truth, or truth and sensor show different views.
@@ -139,6 +150,8 @@ def evaluate(
         if rescale is not None:
             depth = rescale(window, depth)
         work.windows += 1
+        if doubt is not None and window.truth is not None:
+            doubt(depth, window.truth, source.finish)
         probed = {}
         if probe_every and window.truth is not None and is_one_of(probe_every, with_truth):
             probed = {name: source.finish(spoilt) for name, spoilt in prober(window.spikes, window.focal_px).items()}

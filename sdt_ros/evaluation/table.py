@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sdt_ros.evaluation import uncertainty
 from sdt_ros.evaluation.metrics import METRICS
 from sdt_ros.evaluation.score import CONSTANT, GUESSES, MAP, PREDICTION
 
@@ -62,6 +63,8 @@ def table(content: Mapping[str, Any]) -> str:
         f"floors: {CONSTANT} is {content['floor_constant_m']:.3f} m everywhere; {MAP} is each pixel's mean "
         "log depth; both are made from this very truth",
     ]
+    if content["uncertainty"] is not None:
+        lines.append(f"uncertainty: {uncertainty.describe(content['uncertainty'])}")
     if content["energy_mj"] is not None:
         lines.append(
             f"energy: {content['energy_mj']:.3f} mJ a window by operations alone, mean of {content['windows_measured']}"

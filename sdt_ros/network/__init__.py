@@ -1,7 +1,7 @@
 """The spiking depth transformer: event spikes [B, T, 2, H, W] to normalised log depth [B, 1, H, W].
 
 Read `transformer.py` first, then its parts in the order of the data: `stem.py`, `block.py`, `attention.py`, `head.py`,
-all of them made of `neurons.py` and `layers.py`.
+`uncertainty.py`, all of them made of `neurons.py` and `layers.py`.
 """
 
 import sdt_ros.threads  # noqa: F401  before torch is loaded
@@ -13,6 +13,7 @@ from sdt_ros.network.energy import EnergyRecorder, EnergyReport, LayerEnergy
 from sdt_ros.network.initialise import build_network, synthetic_events
 from sdt_ros.network.neurons import MLIF
 from sdt_ros.network.transformer import SpikingDepthTransformer
+from sdt_ros.network.uncertainty import UncertaintyHead
 
 __all__ = [
     "MLIF",
@@ -24,6 +25,7 @@ __all__ = [
     "LayerEnergy",
     "NetworkConfig",
     "SpikingDepthTransformer",
+    "UncertaintyHead",
     "build_network",
     "depth_ranges",
     "get_preset",

@@ -109,7 +109,7 @@ class CardFacts:
         return values
 
 
-_OPTIONAL = ("limits", "focal_px")  # came after the first checkpoints were written
+_OPTIONAL = ("limits", "focal_px", "uncertainty")  # came after the first checkpoints were written
 _OWN_FIRST = ("peer", "network", "preset")  # what the weights are comes before what was done with them
 
 
@@ -135,14 +135,19 @@ class Card(CardFacts):
     Attributes:
         network: shape of the network.
         preset: name of the preset that `network` is, or None where it is of one's own.
+        uncertainty: what the head that tells uncertainty was fitted on, in words; empty: there is none. May be missing
+            in a file.
     """
 
     network: NetworkConfig
     preset: str | None = None
+    uncertainty: str = ""
 
     def __post_init__(self) -> None:
         """Refuses values that no checkpoint can have, naming the key."""
         super().__post_init__()
+        if not isinstance(self.uncertainty, str):
+            raise CheckpointError(f"card key 'uncertainty' is {_short(self.uncertainty)}, expected str")
         if self.preset is not None:
             if self.preset not in presets:
                 raise CheckpointError(f"unknown preset {self.preset!r}; presets: {', '.join(presets)}")

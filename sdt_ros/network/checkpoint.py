@@ -18,6 +18,7 @@ from torch import Tensor
 from sdt_ros.network.card import Card, CardFacts, CheckpointError
 from sdt_ros.network.depth_range import DepthRange
 from sdt_ros.network.transformer import SpikingDepthTransformer
+from sdt_ros.network.uncertainty import UncertaintyHead
 from sdt_ros.text_files import TextFileError, read_text
 from sdt_ros.weights import packaged_names
 
@@ -45,9 +46,10 @@ def save_checkpoint(path: str | Path, network: SpikingDepthTransformer, card: Ca
         raise CheckpointError(f"{path}: a {type(network).__name__} cannot be saved for the node")
     if card.network != network.config:
         raise CheckpointError(f"{path}: the card describes {card.network}, the network is {network.config}")
-    return store_tensors(
-        path, network.state_dict(), SpikingDepthTransformer(card.network).state_dict(), card, half=half
-    )
+    if (network.uncertainty is not None) != bool(card.uncertainty):
+        has = "no head" if network.uncertainty is None else "a head"
+        raise CheckpointError(f"{path}: the network has {has} for uncertainty, its card says {card.uncertainty!r}")
+    return store_tensors(path, network.state_dict(), _as_described(path, card).state_dict(), card, half=half)
 
 
 def store_tensors(
@@ -157,11 +159,22 @@ def load_checkpoint(
         if value is not None and getattr(card, key) != value:
             raise CheckpointError(f"{path}: trained for {key} {getattr(card, key)}, asked for {value}")
     with torch.device("meta"):  # a card may name a network that fills memory: the file shows whether it is that large
-        expected = SpikingDepthTransformer(card.network).state_dict()
+        expected = _as_described(path, card).state_dict()
     tensors = load_tensors(path, expected, card)
-    network = SpikingDepthTransformer(card.network)
+    network = _as_described(path, card)
     network.load_state_dict(tensors)
     return network.eval(), card
+
+
+def _as_described(path: Path, card: Card) -> SpikingDepthTransformer:
+    """A network with the parts that a card names; CheckpointError where there is none of the kind."""
+    network = SpikingDepthTransformer(card.network)
+    if card.uncertainty:
+        try:
+            network.uncertainty = UncertaintyHead(card.network)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+    return network
 
 
 def load_tensors(path: Path, expected: Mapping[str, Tensor], card: CardFacts) -> dict[str, Tensor]:

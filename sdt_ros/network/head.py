@@ -74,23 +74,33 @@ class FusionHead(nn.Module):
         self.up1 = Upsample(widths[3], config.polarities, widths[4], skip_kernel=3, refine=False)
         self.depth = nn.Conv2d(widths[4], 1, 3, padding=1)
 
-    def forward(self, stages: Sequence[Tensor], skips: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, stages: Sequence[Tensor], skips: Sequence[Tensor], uncertainty: nn.Module | None = None
+    ) -> Tensor:
         """Decodes depth.
 
         Args:
             stages: membranes behind each block, [T, B, D, H/16, W/16].
             skips: spikes at full, 1/2, 1/4 and 1/8 resolution, as `PatchEmbedding` gives them.
+            uncertainty: an `UncertaintyHead`, or whatever else is called as it is, to tell how far depth may be off.
 
         Returns:
-            Normalised log depth [B, 1, H, W], not limited to [0, 1].
+            Normalised log depth [B, 1, H, W], not limited to [0, 1]; behind it, where asked for, what `uncertainty`
+            gives: [B, 3, H, W] in all.
         """
+        coarse = self.context_of(stages)
+        features = fine = self.up8(coarse, skips[3])
+        for up, skip in ((self.up4, skips[2]), (self.up2, skips[1])):
+            features = up(features, skip)
+        depth = self.finish(features, skips[0])
+        return depth if uncertainty is None else torch.cat((depth, uncertainty(coarse, fine, depth)), 1)
+
+    def context_of(self, stages: Sequence[Tensor]) -> Tensor:
+        """All stages fused, and the mean over time: real features [B, C, H/16, W/16]."""
         spikes = [neurons(stage) for neurons, stage in zip(self.stage_neurons, stages, strict=True)]
         membrane = self.fuse(self.join(spikes))
         membrane = membrane + self.context(self.context_neurons(membrane))
-        features = rectify(self.output(self.output_neurons(membrane)).mean(0))  # from here on real, and without time
-        for up, skip in zip((self.up8, self.up4, self.up2), reversed(skips[1:]), strict=True):
-            features = up(features, skip)
-        return self.finish(features, skips[0])
+        return rectify(self.output(self.output_neurons(membrane)).mean(0))  # from here on real, and without time
 
     def join(self, stages: Sequence[Tensor]) -> Tensor:
         """Spikes of all stages, [T, B, D, H, W] each, to [T, B, depth * D, H, W]."""
@@ -110,8 +120,10 @@ class LinearHead(nn.Module):
         self.neurons = MLIF.of(config)
         self.depth = nn.Conv2d(config.embed_dim, 1, 1)
 
-    def forward(self, stages: Sequence[Tensor], skips: Sequence[Tensor]) -> Tensor:
-        """The same as `FusionHead.forward`; only the last stage is read."""
+    def forward(
+        self, stages: Sequence[Tensor], skips: Sequence[Tensor], uncertainty: nn.Module | None = None
+    ) -> Tensor:
+        """The same as `FusionHead.forward`; only the last stage is read, and nothing is told of uncertainty."""
         spikes = self.neurons(stages[-1])
         depth = self.depth(spikes.flatten(0, 1)).unflatten(0, spikes.shape[:2]).mean(0)
         return functional.interpolate(depth, scale_factor=PATCH, mode="bilinear", align_corners=False)

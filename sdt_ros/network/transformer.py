@@ -16,10 +16,15 @@ from sdt_ros.network.block import TransformerBlock
 from sdt_ros.network.config import PATCH, NetworkConfig
 from sdt_ros.network.head import FusionHead, LinearHead
 from sdt_ros.network.stem import PatchEmbedding
+from sdt_ros.network.uncertainty import UncertaintyHead
 
 
 class SpikingDepthTransformer(nn.Module):
-    """The complete network of a config, weights as torch draws them; `build_network` gives one ready to use."""
+    """The complete network of a config, weights as torch draws them; `build_network` gives one ready to use.
+
+    Attributes:
+        uncertainty: a head that tells how far depth may be off, fitted to these weights; None where there is none.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -27,16 +32,19 @@ class SpikingDepthTransformer(nn.Module):
         self.stem = PatchEmbedding(config)
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.depth))
         self.head = FusionHead(config) if config.head == "fusion" else LinearHead(config)
+        self.uncertainty: UncertaintyHead | None = None
 
-    def forward(self, spikes: Tensor) -> Tensor:
+    def forward(self, spikes: Tensor, *, with_uncertainty: bool = False) -> Tensor:
         """Estimates depth.
 
         Args:
             spikes: event bins [B, T, P, H, W] in {0, 1}, any dtype, H and W; oldest bin first;
                 polarity 0 is OFF, 1 is ON.
+            with_uncertainty: tell how far depth may be off as well, where the network has a head for it.
 
         Returns:
-            Normalised log depth [B, 1, H, W]; see `DepthRange` for metres. Training keeps it in no bounds.
+            Normalised log depth [B, 1, H, W]; see `DepthRange` for metres. Training keeps it in no bounds. With
+            uncertainty [B, 3, H, W]: depth, and what `UncertaintyHead` gives.
 
         Raises:
             ValueError: the shape is another.
@@ -52,5 +60,5 @@ class SpikingDepthTransformer(nn.Module):
         for block in self.blocks:
             membrane = block(membrane)
             stages.append(membrane)
-        depth: Tensor = self.head(stages, skips)
-        return depth[..., :height, :width]
+        told: Tensor = self.head(stages, skips, self.uncertainty if with_uncertainty else None)
+        return told[..., :height, :width]

@@ -8,6 +8,7 @@ from sdt_ros.runtime.cpu import CpuRuntime
 from sdt_ros.runtime.cuda import CudaRuntime
 from sdt_ros.runtime.device import DeviceError, DeviceLost, resolve_device
 from sdt_ros.runtime.eager import EagerRuntime
+from sdt_ros.runtime.estimate import Estimate
 from sdt_ros.runtime.estimator import DepthEstimator
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DeviceError",
     "DeviceLost",
     "EagerRuntime",
+    "Estimate",
     "Runtime",
     "open_runtime",
     "resolve_device",

@@ -31,8 +31,8 @@ class CpuRuntime:
     def __call__(self, spikes: Tensor) -> Tensor:
         """See `Runtime`."""
         with torch.inference_mode():
-            depth: Tensor = self._network(spikes[None])
-        return depth
+            told: Tensor = self._network(spikes[None], with_uncertainty=True)
+        return told
 
     def warm_up(self, spikes: Tensor) -> None:
         """See `Runtime`; a layer may add weights in one window and multiply in the next, so all do both once."""
@@ -49,8 +49,8 @@ class CpuRuntime:
     def measured(self, spikes: Tensor) -> tuple[Tensor, EnergyReport]:
         """See `Runtime`; the rates are those of this runtime's own spikes."""
         with EnergyRecorder(self._network) as recorder:
-            depth = self(spikes)
-        return depth, recorder.report()
+            told = self(spikes)
+        return told, recorder.report()
 
     def describe(self) -> str:
         """See `Runtime`."""

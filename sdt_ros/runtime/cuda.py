@@ -75,14 +75,14 @@ class CudaRuntime:
     def uncaptured(self, spikes: Tensor) -> Tensor:
         """The same pass of spikes on the device, launched kernel by kernel, so that hooks see it."""
         with torch.inference_mode(), self._accelerator.active():
-            depth: Tensor = self._network(spikes[None])
-            return depth.float()
+            told: Tensor = self._network(spikes[None], with_uncertainty=True)
+            return told.float()
 
     def measured(self, spikes: Tensor) -> tuple[Tensor, EnergyReport]:
         """See `Runtime`; the rates are those of this runtime's own spikes."""
         with EnergyRecorder(self._network) as recorder:
-            depth = self.uncaptured(spikes.to(self._device))
-        return depth, recorder.report()
+            told = self.uncaptured(spikes.to(self._device))
+        return told, recorder.report()
 
     def describe(self) -> str:
         """See `Runtime`."""

@@ -25,8 +25,8 @@ class EagerRuntime:
     def __call__(self, spikes: Tensor) -> Tensor:
         """See `Runtime`."""
         with torch.inference_mode():
-            depth: Tensor = self._network(spikes[None].to(self._device))
-        return depth
+            told: Tensor = self._network(spikes[None].to(self._device), with_uncertainty=True)
+        return told
 
     def warm_up(self, spikes: Tensor) -> None:
         """See `Runtime`; a call has done all."""
@@ -34,8 +34,8 @@ class EagerRuntime:
     def measured(self, spikes: Tensor) -> tuple[Tensor, EnergyReport]:
         """See `Runtime`."""
         with EnergyRecorder(self._network) as recorder:
-            depth = self(spikes)
-        return depth, recorder.report()
+            told = self(spikes)
+        return told, recorder.report()
 
     def describe(self) -> str:
         """See `Runtime`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sdt_ros.events.reduce import reduce_spikes, reduced_size, require_reduced
-from sdt_ros.lens import depth_factor
+from sdt_ros.lens import UNKNOWN_LENS_DEVIATION, depth_factor
 from sdt_ros.network import (
     Card,
     EnergyReport,
@@ -24,6 +25,7 @@ from sdt_ros.network import (
 )
 from sdt_ros.runtime.choose import FELL_BACK, check_runtime, open_runtime
 from sdt_ros.runtime.device import DeviceLost, device_errors, resolve_device
+from sdt_ros.runtime.estimate import Estimate
 from sdt_ros.runtime.gpu.accelerator import to_host
 from sdt_ros.runtime.thread_count import ALL_THREADS, fewest_threads
 from sdt_ros.weights import weights_file
@@ -42,6 +44,7 @@ class DepthEstimator:
 
     Attributes:
         card: what the weights are; its `depth_range` bounds the output.
+        tells_uncertainty: whether the weights have a head for it.
         parameters: how many weights and biases the network has, as it was trained.
         device_failure: how the GPU failed, where it did and the CPU took over; else empty.
     """
@@ -77,6 +80,7 @@ class DepthEstimator:
         chosen, self._reason = resolve_device(device)
         self._device = chosen
         self.card = card
+        self.tells_uncertainty = network.uncertainty is not None
         self.parameters = sum(each.numel() for each in network.parameters())
         self.device_failure = ""
         may_move = on_device_error == "cpu" and chosen.type != "cpu"
@@ -180,7 +184,31 @@ class DepthEstimator:
                 `output_size` says that they are reduced.
             DeviceLost: the GPU ran out of memory or stopped working, and `on_device_error` is "raise".
         """
-        return self._estimate(*self._seen(self._checked(spikes), output_size), focal_px)
+        return self.estimate(spikes, output_size, focal_px).depth
+
+    def estimate(
+        self,
+        spikes: Spikes,
+        output_size: tuple[int, int] | None = None,
+        focal_px: float | None = None,
+        *,
+        measure: bool = False,
+    ) -> Estimate:
+        """Estimates depth, and how far it may be off.
+
+        Args:
+            spikes: as a call takes them; and so with the two that follow.
+            output_size: see a call.
+            focal_px: see a call. Where it is None and the weights ask for it, the scale is as uncertain as the lens.
+            measure: count in the same pass what the window cost; slower.
+
+        Returns:
+            Depth as a call gives it; its uncertainty, where the weights tell it (`tells_uncertainty`).
+
+        Raises:
+            ValueError, DeviceLost: as a call does.
+        """
+        return self._estimate(*self._seen(self._checked(spikes), output_size), focal_px, measure=measure)
 
     def measured(
         self, spikes: Spikes, output_size: tuple[int, int] | None = None, focal_px: float | None = None
@@ -190,15 +218,9 @@ class DepthEstimator:
         Returns:
             Depth as a call gives it; firing rates and energy by layer.
         """
-        checked, output_size = self._seen(self._checked(spikes), output_size)
-        try:
-            with device_errors():
-                log_depth, report = self._runtime.measured(checked)
-                return self._to_metres(log_depth, output_size, focal_px), report
-        except DeviceLost as lost:
-            self._go_to_cpu(lost)
-            log_depth, report = self._runtime.measured(checked)
-            return self._to_metres(log_depth, output_size, focal_px), report
+        estimate = self.estimate(spikes, output_size, focal_px, measure=True)
+        assert estimate.report is not None
+        return estimate.depth, estimate.report
 
     def firing_rates(self, spikes: Spikes) -> dict[str, float]:
         """Share of ones in the input of each spiking layer, on this window; the first is that of the event bins."""
@@ -222,7 +244,7 @@ class DepthEstimator:
                 long; None leaves the number as it is.
         """
         spikes = synthetic_events(self.bins, height, width, self.card.network.polarities)[0]
-        depth = self._estimate(spikes, None, None)
+        depth = self._estimate(spikes, None, None).depth
         self._runtime.warm_up(spikes)
         if budget_ms is not None and self._device.type == "cpu":
             fewest_threads(lambda: self._estimate(spikes, None, None), budget_ms, ALL_THREADS)
@@ -287,14 +309,29 @@ class DepthEstimator:
             return spikes, None
         return torch.from_numpy(reduce_spikes(spikes.cpu().numpy(), *smaller)), (height, width)
 
-    def _estimate(self, seen: Tensor, output_size: tuple[int, int] | None, focal_px: float | None) -> Depth:
+    def _estimate(
+        self, seen: Tensor, output_size: tuple[int, int] | None, focal_px: float | None, *, measure: bool = False
+    ) -> Estimate:
         """Depth of a window on the grid that the network sees."""
         try:
             with device_errors():
-                return self._to_metres(self._runtime(seen), output_size, focal_px)
+                return self._run(seen, output_size, focal_px, measure)
         except DeviceLost as lost:
             self._go_to_cpu(lost)
-            return self._to_metres(self._runtime(seen), output_size, focal_px)
+            return self._run(seen, output_size, focal_px, measure)
+
+    def _run(
+        self, seen: Tensor, output_size: tuple[int, int] | None, focal_px: float | None, measure: bool
+    ) -> Estimate:
+        told, report = self._runtime.measured(seen) if measure else (self._runtime(seen), None)
+        depth = self._to_metres(told[:, :1], output_size, focal_px)
+        if told.shape[1] == 1:
+            return Estimate(depth, report=report)
+        scale, place = to_host(told[0, 1:]).numpy()  # [h, w] each, the first the same everywhere
+        deviation = math.exp(float(scale[0, 0]))
+        if self.card.focal_px is not None and focal_px is None:
+            deviation = math.hypot(deviation, UNKNOWN_LENS_DEVIATION)
+        return Estimate(depth, deviation, place, report)
 
     def _to_metres(self, log_depth: Tensor, output_size: tuple[int, int] | None, focal_px: float | None) -> Depth:
         height, width = log_depth.shape[-2:]

@@ -251,18 +251,15 @@ class FastMLP(SpikingMLP):
 
 
 class FastFusionHead(FusionHead):
-    """`FusionHead` that joins stages channels last."""
+    """`FusionHead` that joins stages channels last, and whose last step is one pass."""
 
-    def forward(self, stages: Sequence[Tensor], skips: Sequence[Tensor]) -> Tensor:
-        """See `FusionHead.forward`."""
+    def context_of(self, stages: Sequence[Tensor]) -> Tensor:
+        """See `FusionHead.context_of`."""
         spikes = [neurons(stage) for neurons, stage in zip(self.stage_neurons, stages, strict=True)]
         membrane = self.fuse(self.join(spikes))
         assert isinstance(self.context_neurons, FastMLIF)
         membrane = self.context_neurons.add(membrane, self.context, self.context_neurons(membrane))
-        features = functional.relu(self.output(self.output_neurons(membrane)).mean(0))
-        for up, skip in zip((self.up8, self.up4, self.up2), reversed(skips[1:]), strict=True):
-            features = up(features, skip)
-        return self.finish(features, skips[0])
+        return functional.relu(self.output(self.output_neurons(membrane)).mean(0))
 
     def join(self, stages: Sequence[Tensor]) -> Tensor:
         """See `FusionHead.join`."""

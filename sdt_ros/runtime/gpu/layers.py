@@ -210,8 +210,8 @@ class GpuFusionHead(FusionHead):
 
     ops: Ops
 
-    def forward(self, stages: Sequence[Tensor], skips: Sequence[Tensor]) -> Tensor:
-        """See `FusionHead.forward`."""
+    def context_of(self, stages: Sequence[Tensor]) -> Tensor:
+        """See `FusionHead.context_of`."""
         spikes = [neurons(stage) for neurons, stage in zip(self.stage_neurons, stages, strict=True)]
         joined = torch.cat([stage.permute(0, 1, 3, 4, 2) for stage in spikes], dim=-1).permute(0, 1, 4, 2, 3)
         fuse, context, output = (_bare(part) for part in (self.fuse, self.context, self.output))
@@ -220,11 +220,7 @@ class GpuFusionHead(FusionHead):
         beside = context.currents(self.context_neurons(currents, bias=fuse.bias))
         membrane = self.ops.shortcut(currents.flatten(0, 1), beside.flatten(0, 1), fuse.bias + context.bias)
         final = self.output_neurons(membrane.unflatten(0, currents.shape[:2]))
-        features = functional.relu(output.mean_over_time(final))
-        for up, skip in zip((self.up8, self.up4, self.up2, self.up1), reversed(skips), strict=True):
-            features = up(features, skip)
-        depth: Tensor = self.depth(features)
-        return depth
+        return functional.relu(output.mean_over_time(final))
 
 
 class GpuUpsample(Upsample):
@@ -242,7 +238,9 @@ class GpuUpsample(Upsample):
 class GpuLinearHead(LinearHead):
     """`LinearHead` that takes the mean over time first."""
 
-    def forward(self, stages: Sequence[Tensor], skips: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, stages: Sequence[Tensor], skips: Sequence[Tensor], uncertainty: nn.Module | None = None
+    ) -> Tensor:
         """See `LinearHead.forward`."""
         assert isinstance(self.depth, WideConv2d)
         depth = self.depth.mean_over_time(self.neurons(stages[-1]))

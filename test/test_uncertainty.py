@@ -6,8 +6,10 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sdt_distill.cli import main
 from sdt_distill.datasets import SampleConfig, open_dataset, write_bank
@@ -120,7 +122,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_weights_get_a_head_and_keep_their_depth(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights, out, figures = folder / "w.safetensors", folder / "out.safetensors", folder / "figures.json"
     command = ["uncertainty", "--weights", str(weights), "--device", "cpu", "--held-out", str(folder / "two")]
-    assert main([*command, "--data", str(folder / "one"), "--out", str(out), "--json", str(figures)]) == 0
+    shown = folder / "shown.png"
+    command += ["--json", str(figures), "--picture", str(shown)]
+    assert main([*command, "--data", str(folder / "one"), "--out", str(out)]) == 0
+    with Image.open(shown) as drawn:
+        pixels = np.asarray(drawn.convert("RGB"))
+    assert pixels.shape[1] == 1398 and pixels.shape[0] > 4 * 150, "a row of each of the four families"
+    assert len(np.unique(pixels[300:, 700:].reshape(-1, 3), axis=0)) > 50
     before, after = load_checkpoint(weights)[0], load_checkpoint(out)[0]
     card = load_checkpoint(out)[1]
     assert card.uncertainty == "12 windows of one" and card.training_data == "x"
@@ -164,6 +172,7 @@ def test_depth_is_compared_as_the_evaluation_does(folder: Path) -> None:
         (["--data", "one", "--out", "w.safetensors"], 2, "would overwrite"),
         (["--data", "one", "--out", "new.safetensors", "--json", "new.json"], 2, "would overwrite"),
         (["--data", "one", "--out", "new.safetensors", "--seed", "-1"], 2, "--seed is -1"),
+        (["--data", "one", "--out", "new.safetensors", "--picture", "new.png"], 2, "draws what is held out"),
         (["--held-out", "two"], 1, "has no head for uncertainty"),
         (["--data", "nowhere", "--out", "new.safetensors"], 1, "nowhere"),
         (["--data", "one", "--out", "new.pt"], 1, "named by its .safetensors file"),

@@ -14,8 +14,10 @@ from sdt_ros.arguments import checkpoint_files, count, write_text, wrong_outputs
 from sdt_ros.weights import weights_file
 
 if TYPE_CHECKING:
+    from sdt_distill.datasets import SequenceDataset
     from sdt_distill.uncertainty.mistakes import Comparer, Mistakes
     from sdt_ros.network import Card, UncertaintyHead
+    from sdt_ros.runtime import DepthEstimator
 
 
 def add_parser(subparsers: Any) -> None:
@@ -41,6 +43,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=FitConfig.seed, metavar="N", help="(%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="draw one window of each sequence or family held out, as PNG"
+    )
     parser.set_defaults(run=run)
 
 
@@ -65,11 +70,14 @@ def _refused(args: argparse.Namespace) -> str:
     """What is wrong with the arguments; empty if nothing."""
     if bool(args.data) != (args.out is not None):
         return "--data and --out go together: the one to fit a head to, the other to write it to"
+    if args.picture is not None and not args.held_out:
+        return "--picture draws what is held out; name data by --held-out"
     if not args.data and not args.held_out:
         return "nothing to do; name --data and --out to fit a head, --held-out to score one"
     if twice := {path.resolve() for path in args.data} & {path.resolve() for path in args.held_out}:
         return f"{sorted(twice)[0]} is in --data and in --held-out; score on data that the head was not fitted to"
-    outputs = {"--out": args.out, "--out: its card": args.out and args.out.with_suffix(".json"), "--json": args.json}
+    outputs = {"--out": args.out, "--out: its card": args.out and args.out.with_suffix(".json"), "--json": args.json,
+               "--picture": args.picture}  # fmt: skip
     return wrong_seed(args.seed) or wrong_outputs(outputs, kept=checkpoint_files(args.weights))
 
 
@@ -78,7 +86,7 @@ def _work(args: argparse.Namespace) -> None:
 
     from sdt_distill.uncertainty.mistakes import Comparer
     from sdt_ros.network import load_checkpoint, save_checkpoint
-    from sdt_ros.runtime import resolve_device
+    from sdt_ros.runtime import DepthEstimator, resolve_device
 
     network, card = load_checkpoint(args.weights)
     if not card.trained:
@@ -101,6 +109,9 @@ def _work(args: argparse.Namespace) -> None:
         print(f"{args.out}: {written.uncertainty}")
     if args.json is not None:
         write_text(args.json, json.dumps(scores, indent=2) + "\n")
+    if args.picture is not None:
+        network.uncertainty = head
+        _draw(args, DepthEstimator(network, card, args.device))
 
 
 def _scores(head: UncertaintyHead, compare: Comparer, card: Card, args: argparse.Namespace) -> dict[str, Any]:
@@ -116,11 +127,31 @@ def _scores(head: UncertaintyHead, compare: Comparer, card: Card, args: argparse
     return scores
 
 
+def _draw(args: argparse.Namespace, estimator: DepthEstimator) -> None:
+    from sdt_distill.uncertainty.picture import picture
+
+    samples = []
+    for path in args.held_out:
+        dataset, found = _dataset(path, estimator.card), set()
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            if sample.sequence not in found:
+                found.add(sample.sequence)
+                samples.append(sample)
+            if len(found) == len(set(dataset.sequences)):
+                break
+    args.picture.parent.mkdir(parents=True, exist_ok=True)
+    picture(estimator, samples).quantize(256).save(args.picture, "PNG", optimize=True)
+
+
 def _mistakes(compare: Comparer, card: Card, path: Path, samples: int | None) -> Mistakes:
+    return compare(_dataset(path, card), str(path), samples)
+
+
+def _dataset(path: Path, card: Card) -> SequenceDataset:
     from sdt_distill.datasets import SampleConfig, open_dataset
 
-    dataset = open_dataset(path, config=SampleConfig(card.window_ms, card.bins, frames=False))
-    return compare(dataset, str(path), samples)
+    return open_dataset(path, config=SampleConfig(card.window_ms, card.bins, frames=False))
 
 
 def _said(path: Path) -> str:

@@ -21,6 +21,7 @@ LARGE_DATA_HINT = (
 LARGE_BYTES = 64_000  # of a packet: above, it is cut into datagrams, and one lost piece loses it all
 _UNKNOWN = Carried()
 _NEAR = 0.8  # share of what can be carried above which the limit is told
+_MOST = 0.9  # share of the pixels left out above which it is told
 _STORM = 0.5  # share of ones in a window's spikes: no scene does that
 
 
@@ -144,6 +145,8 @@ class Health:
         calibration_stranger: why a calibration that is used may be another camera's; empty where nothing speaks for it.
         has_odometry: whether odometry came in.
         motion_problem: why odometry does not tell how the camera moves; empty where it does, or there is none.
+        scale_deviation: standard deviation of ln of the last depth image's scale; NaN where nobody tells it.
+        withheld: share of its pixels that were left out for their uncertainty.
         needs_lens: whether the metres depend on the lens, so that one has to be assumed without a calibration.
         rejection: why the last rejected packet was.
         failure: how the network last failed on a window.
@@ -176,6 +179,8 @@ class Health:
     calibration_stranger: str = ""
     has_odometry: bool = False
     motion_problem: str = ""
+    scale_deviation: float = math.nan
+    withheld: float = 0.0
     needs_lens: bool = False
     rejection: str = ""
     failure: str = ""
@@ -302,6 +307,11 @@ def _warnings(health: Health) -> list[str]:
             found.append("odometry is not used: it needs the camera's calibration")
         elif health.motion_problem:
             found.append(f"the scale of depth is the network's guess: {health.motion_problem}")
+        if health.withheld > _MOST:
+            found.append(
+                f"{100 * health.withheld:.0f} % of the last image's pixels are left out as too uncertain: raise "
+                "max_deviation, or give the node odometry"
+            )
         if health.needs_lens and not health.calibrated:
             degrees = 2 * math.degrees(math.atan(0.5 / USUAL_FOCAL_LENGTH))
             found.append(f"the focal length is not known: metres are for a lens of {degrees:.0f} degrees across")
@@ -351,6 +361,8 @@ def status(health: Health, name: str, hardware_id: str) -> DiagnosticStatus:
         "hot pixels": len(health.hot_pixels),
         "calibrated": health.calibrated,
         "odometry": health.has_odometry,
+        "scale of depth, deviation of its logarithm": f"{health.scale_deviation:.2f}",
+        "pixels left out as too uncertain": f"{health.withheld:.3f}",
     }
     message.values = [KeyValue(key=key, value=str(value)) for key, value in figures.items()]
     return message

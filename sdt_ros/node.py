@@ -6,6 +6,7 @@ import sdt_ros.memory  # noqa: F401  before numpy and DDS start threads, which w
 
 # isort: split
 import argparse
+import math
 import sys
 import threading
 import time
@@ -302,6 +303,8 @@ class DepthNode(LifecycleNode):
             calibration_stranger=self._calibrations.stranger(pipeline.stream.frame_id),
             has_odometry=bool(self._motion.messages),
             motion_problem=pipeline.motion_problem or self._silent_odometry(),
+            scale_deviation=math.nan if stats is None else stats.scale_deviation,
+            withheld=0.0 if stats is None else stats.withheld,
             needs_lens=pipeline.estimator.card.focal_px is not None,
             rejection=self._rejection,
             failure=pipeline.failure,

@@ -86,6 +86,7 @@ def test_errors(health: Health, texts: list[str]) -> None:
         (second(outside=9), ["9 events outside"]),
         (second(restarts=1), ["started over 1 times"]),
         (replace(second(restarts=4), publishers=2), ["2 publishers mix their packets on /events"]),
+        (replace(SOUND, withheld=0.97), ["97 % of the last image's pixels", "raise max_deviation", "odometry"]),
         (replace(SOUND, calibrated=False), ["no calibration", "camera_info_url"]),
         (replace(SOUND, calibrated=False, calibration_problem="is for 10x10"), ["is for 10x10"]),
         (replace(SOUND, calibration_stranger="of frame 'left'"), ["of frame 'left'"]),

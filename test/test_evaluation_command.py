@@ -31,6 +31,7 @@ from sdt_ros.evaluation.command import _write_whole as write_whole
 from sdt_ros.evaluation.rectify import Rectifier
 from sdt_ros.evaluation.spread import is_one_of, spread_evenly
 from sdt_ros.events import PacketDecoder
+from sdt_ros.lens import focal_length
 from sdt_ros.runtime import DepthEstimator
 from sdt_ros.simulation.patterns import EVENTS_TOPIC, START_NS
 from sdt_ros.smoothing import USUAL_SMOOTHING_S, DepthSmoother
@@ -158,6 +159,32 @@ def test_figures_say_what_they_are_of(scored: tuple[Path, dict, str]):
     assert content["counts"]["missing_share"] == 0 and content["versions"]["torch"]
     assert content["settings"]["network"] == "sdt_tiny" and 9e5 < content["settings"]["parameters"] < 1e6
     assert content["settings"]["weights_sha256"] == ""  # there is no file
+
+
+def test_what_weights_tell_of_their_uncertainty_is_held_against_the_truth(
+    scored: tuple[Path, dict, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert scored[1]["uncertainty"] is None, "random weights tell nothing"
+    bank, out = tmp_path / "bank", tmp_path / "figures.json"
+    write_bank(bank, SimulatedConfig.from_dict({"camera": "64x48", "group": 4, "texture_sets": 1, "samples": 4}))
+    command = ["eval", "--dataset", "simulation", "--root", str(bank), "--weights", "sdt_tiny", "--device", "cpu"]
+    assert main([*command, "--probes", "--json", str(out)]) == 0
+    told = json.loads(out.read_text())["uncertainty"]
+    assert f"within one deviation for {told['within_1_deviation']:.0%} of the pixels" in capsys.readouterr().out
+    estimator = DepthEstimator.from_checkpoint("sdt_tiny", "cpu")
+    off, deviations = [], []
+    dataset = open_dataset(bank)
+    for sample in (dataset[index] for index in range(4)):
+        assert sample.intrinsics is not None
+        estimate = estimator.estimate(sample.spikes, focal_px=focal_length(sample.intrinsics))
+        deviation, known = estimate.deviation(), protocols["mvsec"].valid(sample.depth)
+        assert deviation is not None
+        off.append(np.abs(np.log(np.minimum(estimate.depth, 80) / np.minimum(sample.depth, 80)))[known])
+        deviations.append(deviation[known])
+    error, deviation = np.concatenate(off), np.concatenate(deviations)
+    assert told["pixels"] == error.size, "probes are not counted"
+    assert told["within_1_deviation"] == pytest.approx(np.mean(error <= deviation), abs=1e-3)
+    assert told["surest"][-1]["delta1"] == pytest.approx(np.mean(error < math.log(1.25)), abs=1e-3)
 
 
 def test_schedule_node_scores_the_nearest_truth(bag: Path, tmp_path: Path):

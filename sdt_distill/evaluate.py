@@ -49,8 +49,6 @@ class NetworkEstimator:
 
     def __init__(self, network: nn.Module, card: AnyCard, device: str = "auto") -> None:
         self._device, self._why = resolve_device(device)
-        if isinstance(network, SpikingDepthTransformer):
-            network.uncertainty = None  # nobody here asks it
         self._network = network.eval().to(self._device)
         self.card = card
 
@@ -89,7 +87,10 @@ class NetworkEstimator:
         require_reduced((spikes.shape[-2], spikes.shape[-1]), output_size, self.card.input_scale)
         with torch.inference_mode():
             window = torch.from_numpy(np.ascontiguousarray(spikes))[None].to(self._device)
-            log_depth = self._network(window)
+            if isinstance(self._network, SpikingDepthTransformer):  # its head costs what it costs
+                log_depth = self._network(window, with_uncertainty=True)[:, :1]
+            else:
+                log_depth = self._network(window)
             height, width = log_depth.shape[-2:]
             factor = depth_factor(self.card.focal_px, focal_px, (height, width), output_size)
             if tuple(output_size) != (height, width):

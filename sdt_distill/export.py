@@ -24,6 +24,7 @@ from sdt_ros.evaluation.score import CONSTANT, MAP, PREDICTION
 from sdt_ros.text_files import TextFileError, read_json
 
 _MOST_BYTES = 64 << 20  # of figures: they hold every frame
+_OF_HEAD = "uncertainty"
 LIMIT_MB = 20.0  # of a file that goes into the repository
 METRICS = ("abs_rel", "rmse_log", "silog", "rmse", "delta1", "mean_abs_error")
 _SHORT = ("abs_rel", "rmse_log", "delta1")
@@ -106,7 +107,9 @@ def export(args: argparse.Namespace) -> Path:
     if megabytes > args.max_mb:
         raise ValueError(f"{target}: {megabytes:.1f} MB is above --max-mb {args.max_mb:g}; name a higher limit")
     own = {written.weights_sha256: "these weights", _digest(source): "the run's weights in single precision"}
-    scores: dict[str, Any] = {"training": dict(card.scores)}
+    scores: dict[str, Any] = {"training": {name: each for name, each in card.scores.items() if name != _OF_HEAD}}
+    if _OF_HEAD in card.scores:
+        scores[_OF_HEAD] = card.scores[_OF_HEAD]
     evaluations = [_evaluation(path, own) for path in args.evaluations]
     scores["evaluations"] = [digest_of(content, own) for content in evaluations]
     compared = {}

@@ -310,7 +310,7 @@ def _warnings(health: Health) -> list[str]:
         if health.withheld > _MOST:
             found.append(
                 f"{100 * health.withheld:.0f} % of the last image's pixels are left out as too uncertain: raise "
-                "max_deviation, or give the node odometry"
+                "max_deviation" + ("" if health.has_odometry else ", or give the node odometry")
             )
         if health.needs_lens and not health.calibrated:
             degrees = 2 * math.degrees(math.atan(0.5 / USUAL_FOCAL_LENGTH))

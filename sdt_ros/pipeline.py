@@ -327,6 +327,7 @@ class Pipeline:
 
     def _publish(self, window: SpikeWindow) -> None:
         estimator, stream, outputs, config = self.estimator, self.stream, self._outputs, self._config
+        smooth, rescale = self._smooth, self._rescale  # others may come with other parameters
         assert outputs is not None
         times = WindowTimes(taken_ns=time.monotonic_ns())
         self._hot.look(window.spikes)
@@ -341,18 +342,18 @@ class Pipeline:
         is_measured = bool(every) and self._totals.published % every == 1 % every
         estimate = estimator.estimate(window.spikes, size, focal_px, measure=is_measured)
         self._report = estimate.report or self._report
-        depth = self._smooth(estimate.depth, 1000 * window.t_end_us, focal_px)
+        depth = smooth(estimate.depth, 1000 * window.t_end_us, focal_px)
         end_ns, frame_id = 1000 * window.t_end_us, config.frame_id or window.frame_id
         if follows := bool(self._motion.messages) and calibration is not None and usable:
             assert calibration is not None
             began_ns = time.monotonic_ns()
-            depth = self._rescale(
+            depth = rescale(
                 window.spikes, depth, calibration, frame_id, window.stamp_ns, stream.config.window_ms / 1e3, end_ns
             )
             times.scale_ns = time.monotonic_ns() - began_ns
         scale_deviation = estimate.scale_deviation
-        if follows and scale_deviation is not None and self._rescale.is_known:
-            scale_deviation = self._rescale.scale.deviation
+        if follows and scale_deviation is not None:
+            scale_deviation = rescale.deviation_beside(scale_deviation)
         deviation, withheld = None, 0.0
         if outputs.asks_deviation or config.max_deviation:
             deviation = estimate.deviation(scale_deviation)
@@ -373,7 +374,7 @@ class Pipeline:
         stats.runtime = self.runtime
         stats.trained = not estimator.is_untrained
         stats.window_ms = stream.config.window_ms
-        add_scale(stats, self._rescale if follows else None)
+        add_scale(stats, rescale if follows else None)
         stats.scale_deviation = math.nan if scale_deviation is None else scale_deviation
         stats.withheld = withheld
         add_rates(stats, self._report)

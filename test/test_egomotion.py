@@ -259,6 +259,33 @@ def test_a_camera_that_does_not_move_from_its_place_says_nothing(shots: list[Sho
         np.testing.assert_allclose(out[~np.isnan(out)], shot.depth[~np.isnan(out)], rtol=0.03)
 
 
+@pytest.mark.parametrize("angular", [(0, 0, 0), (0.2, -0.3, 0.1)])
+def test_where_motion_says_nothing_the_networks_word_on_its_scale_stands(
+    shots: list[Shot], angular: tuple[float, float, float]
+) -> None:
+    shot, motion = shots[0], CameraMotion()
+    rescaler = Rescaler(motion)
+    for k in range(40):
+        assert k or rescaler.deviation_beside(0.2) == 0.2, "nothing was heard at all"
+        motion.take(odometry(10**9 + k * 50_000_000, (0, 0, 0), angular))
+        rescaler(shot.spikes, shot.depth, shot.calibration, "camera", 10**9 + k * 50_000_000, WINDOW_S)
+    assert rescaler.used == 40 and not rescaler.problem
+    for told in (0.1, 0.3, 1.3):
+        assert rescaler.deviation_beside(told) == pytest.approx(told, rel=0.15), "neither surer nor less sure"
+
+
+def test_motion_makes_the_scale_surer_and_two_minds_less_sure(shots: list[Shot]) -> None:
+    shot, scale = shots[0], ScaleFilter()
+    scale(shot.depth, 1, shot.view, shot.looks(shot.depth))
+    assert scale.deviation < 0.25
+    for told in (0.3, 0.8, 2.0):
+        assert scale.deviation_beside(told) <= scale.deviation + 0.02 < told
+    assert scale.deviation_beside(0.12) == pytest.approx(0.12, rel=0.01), "who knows already does not get less sure"
+    scale._believe(np.where(np.isin(np.arange(17), (1, 15)), 0.5, 0.0))  # e^-1.3 or e^1.3
+    assert scale.deviation_beside(0.2) == scale.deviation > 1.2
+    assert scale.deviation_beside(2.0) == 2.0
+
+
 def test_what_was_learnt_is_kept_for_a_while_and_forgotten(shots: list[Shot]) -> None:
     shot = shots[0]
     scale = ScaleFilter()
@@ -576,6 +603,8 @@ def test_a_recordings_odometry_brings_its_depth_nearer_to_the_truth(
     counts: dict[str, int] = known["counts"]  # type: ignore[assignment]
     assert counts["windows_with_motion"] >= 8
     assert counts["windows_without_motion"] == 0
+    limits = [content["uncertainty"]["surest"][1]["deviation_up_to"] for content in (alone, known)]  # type: ignore[index]
+    assert limits[1] < 0.95 * limits[0], "with odometry the scale is surer"
 
 
 def test_odometry_that_cannot_be_used_is_named(

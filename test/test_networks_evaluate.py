@@ -17,7 +17,16 @@ from sdt_distill.evaluate import NetworkEstimator
 from sdt_distill.export import _against_floors
 from sdt_distill.networks import build, load_network, make_card, save_network
 from sdt_ros.event_frame import event_frame
-from sdt_ros.network import Card, NetworkConfig, build_network, load_card, save_checkpoint, synthetic_events
+from sdt_ros.network import (
+    Card,
+    NetworkConfig,
+    UncertaintyHead,
+    build_network,
+    load_card,
+    load_checkpoint,
+    save_checkpoint,
+    synthetic_events,
+)
 from sdt_ros.runtime import DepthEstimator
 
 SMALL = {"embed_dim": 32, "heads": 2, "depth": 1, "mlp_ratio": 1, "head_widths": [8, 8, 8, 4, 4]}
@@ -179,6 +188,18 @@ def test_an_export_replaces_nothing_that_it_reads(
     assert not (tmp_path / "folder.safetensors").exists()
     assert main(["export-card", str(tmp_path / "folder"), "--out", str(tmp_path / "ex")]) == 1
     assert "folder is no run: there is no last.safetensors in it" in capsys.readouterr().err
+
+
+def test_a_head_for_uncertainty_is_exported_with_its_scores(weights: dict[str, Path], tmp_path: Path) -> None:
+    network, card = load_checkpoint(weights["sdt"])
+    network.uncertainty = UncertaintyHead(card.network)
+    scores = {**card.scores, "uncertainty": {"bank": {"windows": 3}}}
+    with_head = tmp_path / "head.safetensors"
+    save_checkpoint(with_head, network, replace(card, scores=scores, uncertainty="3 windows of bank"))
+    assert main(["export-card", str(with_head), "--out", str(tmp_path / "out"), "--limits", "many"]) == 0
+    network, exported = load_checkpoint(tmp_path / "out.safetensors")
+    assert network.uncertainty is not None and exported.uncertainty == "3 windows of bank"
+    assert exported.scores["uncertainty"] == scores["uncertainty"] and "uncertainty" not in exported.scores["training"]
 
 
 def test_export_takes_the_scores_of_these_weights_only(

@@ -14,10 +14,13 @@ from sdt_ros.arguments import checkpoint_files, count, write_text, wrong_outputs
 from sdt_ros.weights import weights_file
 
 if TYPE_CHECKING:
-    from sdt_distill.datasets import SequenceDataset
+    from sdt_distill.datasets import Sample, SequenceDataset
     from sdt_distill.uncertainty.mistakes import Comparer, Mistakes
     from sdt_ros.network import Card, UncertaintyHead
     from sdt_ros.runtime import DepthEstimator
+
+
+_LOOKED_AT = 64  # windows of a data set, for pictures
 
 
 def add_parser(subparsers: Any) -> None:
@@ -76,6 +79,12 @@ def _refused(args: argparse.Namespace) -> str:
         return "nothing to do; name --data and --out to fit a head, --held-out to score one"
     if twice := {path.resolve() for path in args.data} & {path.resolve() for path in args.held_out}:
         return f"{sorted(twice)[0]} is in --data and in --held-out; score on data that the head was not fitted to"
+    for option, paths in (("--data", args.data), ("--held-out", args.held_out)):
+        names = [_said(path) for path in paths]
+        if alike := [name for name in names if names.count(name) > 1]:
+            return f"{option} names two data sets called {alike[0]}: scores are told by the folder's name"
+    if args.picture is not None and args.picture.suffix.lower() != ".png":
+        return f"--picture {args.picture} is no .png file; name one"
     outputs = {"--out": args.out, "--out: its card": args.out and args.out.with_suffix(".json"), "--json": args.json,
                "--picture": args.picture}  # fmt: skip
     return wrong_seed(args.seed) or wrong_outputs(outputs, kept=checkpoint_files(args.weights))
@@ -105,7 +114,7 @@ def _work(args: argparse.Namespace) -> None:
     if args.out is not None:
         network.uncertainty = head
         card = dataclasses.replace(card, scores={**card.scores, "uncertainty": scores})
-        written = save_checkpoint(args.out, network, card, half=True)
+        written = save_checkpoint(args.out, network, card, half=_is_half(args.weights))
         print(f"{args.out}: {written.uncertainty}")
     if args.json is not None:
         write_text(args.json, json.dumps(scores, indent=2) + "\n")
@@ -129,17 +138,16 @@ def _scores(head: UncertaintyHead, compare: Comparer, card: Card, args: argparse
 
 def _draw(args: argparse.Namespace, estimator: DepthEstimator) -> None:
     from sdt_distill.uncertainty.picture import picture
+    from sdt_ros.evaluation.spread import spread_evenly
 
-    samples = []
+    samples: list[Sample] = []
     for path in args.held_out:
-        dataset, found = _dataset(path, estimator.card), set()
-        for index in range(len(dataset)):
-            sample = dataset[index]
-            if sample.sequence not in found:
-                found.add(sample.sequence)
-                samples.append(sample)
-            if len(found) == len(set(dataset.sequences)):
-                break
+        dataset = _dataset(path, estimator.card)
+        some = (dataset[index] for index in spread_evenly(len(dataset), min(len(dataset), args.samples or _LOOKED_AT)))
+        found: dict[str, Sample] = {}
+        for sample in some:
+            found.setdefault(sample.sequence, sample)
+        samples += found.values()
     args.picture.parent.mkdir(parents=True, exist_ok=True)
     picture(estimator, samples).quantize(256).save(args.picture, "PNG", optimize=True)
 
@@ -152,6 +160,14 @@ def _dataset(path: Path, card: Card) -> SequenceDataset:
     from sdt_distill.datasets import SampleConfig, open_dataset
 
     return open_dataset(path, config=SampleConfig(card.window_ms, card.bins, frames=False))
+
+
+def _is_half(weights: Path) -> bool:
+    """Whether a file holds its layers in half precision: depth shall stay as it is."""
+    from safetensors import safe_open
+
+    with safe_open(weights, "pt") as file:
+        return any(file.get_slice(name).get_dtype() == "F16" for name in file.keys())  # noqa: SIM118  it is no dict
 
 
 def _said(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from tqdm import tqdm
 from sdt_distill.uncertainty.mistakes import Mistakes, joined
 from sdt_ros.network import NetworkConfig, UncertaintyHead
 
+_log = logging.getLogger(__name__)
+
+_FEW = 200
 _LN_SQRT2 = 0.5 * math.log(2)  # a Laplace distribution's deviation is sqrt(2) b
 
 
@@ -23,7 +27,7 @@ class FitConfig:
     Attributes:
         epochs: times that each window is seen.
         batch: windows of a step, all of one size.
-        lr: learning rate at its highest, a third on the way; then a cosine.
+        lr: learning rate at its highest, three tenths on the way.
         weight_decay: of AdamW.
         seed: of the head's first weights, and of the order of windows.
     """
@@ -81,13 +85,17 @@ def fit(network: NetworkConfig, parts: Sequence[Mistakes], config: FitConfig | N
         torch.manual_seed(config.seed)
         head = UncertaintyHead(network)
         steps = config.epochs * sum(math.ceil(len(group) / config.batch) for group in groups)
+        if steps < _FEW:
+            _log.warning("%d steps say little: name more data, or raise --epochs", steps)
         optimiser = torch.optim.AdamW(head.parameters(), config.lr, weight_decay=config.weight_decay)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=steps)
         bar = tqdm(_batches(groups, config), desc="fit", total=steps, unit="step")
         for batch in bar:
             scale, place = losses(head, batch)
             if not torch.isfinite(scale + place):
-                raise FloatingPointError(f"the loss is {float(scale + place)}: lower --lr ({config.lr:g})")
+                raise FloatingPointError(
+                    f"the loss is {float(scale + place)}: features or depths of the network are not finite"
+                )
             optimiser.zero_grad()
             (scale + place).backward()
             optimiser.step()

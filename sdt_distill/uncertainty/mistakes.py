@@ -87,7 +87,7 @@ class Comparer:
             dataset: of windows as the card asks for, all of one size.
             name: of it, for messages and progress.
             samples: how many.
-            far_m: truth behind it does not count [m].
+            far_m: truth behind it does not count [m], nor what is beyond the network's range.
 
         Raises:
             DatasetError: no sample has enough known depth, a sample has no intrinsics, or sizes differ.
@@ -96,11 +96,10 @@ class Comparer:
         rows: list[list[Tensor]] = []
         for index in tqdm(wanted, desc=name, unit="window"):
             sample = dataset[index]
-            truth = torch.from_numpy(np.where(sample.depth <= far_m, sample.depth, np.nan))
             if sample.intrinsics is None and self._card.focal_px is not None:
                 raise DatasetError(f"{name}: sample {index} has no intrinsics, and these weights ask for the lens")
             focal = None if sample.intrinsics is None else focal_length(sample.intrinsics)
-            row = self._compare(sample.spikes, truth, focal)
+            row = self._compare(sample.spikes, torch.from_numpy(sample.depth), focal, far_m)
             if row is None:
                 continue
             if rows and row[3].shape != rows[0][3].shape:
@@ -111,7 +110,7 @@ class Comparer:
         coarse, fine, log_depth, place, scale = (torch.cat(column) for column in zip(*rows, strict=True))
         return Mistakes(coarse, fine, log_depth, place, scale)
 
-    def _compare(self, spikes: np.ndarray, truth: Tensor, focal_px: float | None) -> list[Tensor] | None:
+    def _compare(self, spikes: np.ndarray, truth: Tensor, focal_px: float | None, far_m: float) -> list[Tensor] | None:
         height, width = spikes.shape[-2:]
         seen = reduce_spikes(spikes, *reduced_size(height, width, self._card.input_scale))
         told = self._runtime(torch.from_numpy(np.ascontiguousarray(seen)))[:, :1].cpu()
@@ -120,8 +119,9 @@ class Comparer:
         estimate = self._card.depth_range.to_metres(told)[0, 0] * factor
         # The truth at the middle of each cell that the network sees.
         y, x = ((2 * torch.arange(n) + 1) * full // (2 * n) for n, full in ((rows, height), (columns, width)))
-        error = torch.log(truth[y][:, x] / estimate)
-        known = error.isfinite()
+        truth = truth[y][:, x]
+        error = torch.log(truth / estimate)
+        known = error.isfinite() & (truth <= min(far_m, self._card.depth_range.max_m * factor))
         if int(known.sum()) < _FEWEST:
             return None
         scale = error[known].median()

@@ -55,14 +55,22 @@ class Rescaler:
         self._recent: list[_Window] = []
 
     @property
-    def is_known(self) -> bool:
-        """Whether motion has said something of the scale that is still remembered."""
+    def _remembers(self) -> bool:
+        """Whether the camera's motion was known within the filter's memory."""
         return bool(self.used) and self._end_ns - self._known_ns <= 1e9 * self.scale.config.memory_s
+
+    def deviation_beside(self, told: float) -> float:
+        """Standard deviation of ln(scale) of the last window's depth; the network's word where nothing else is known.
+
+        Args:
+            told: by the network.
+        """
+        return self.scale.deviation_beside(told) if self._remembers else told
 
     @property
     def problem(self) -> str:
         """Why the scale is not known any more; empty while something is known, or nothing was asked."""
-        return "" if self.is_known else self._motion.problem
+        return "" if self._remembers else self._motion.problem
 
     def __call__(
         self,

@@ -24,6 +24,7 @@ from sdt_ros.egomotion.view import View
 _GRID = np.linspace(-1.5, 1.5, 17)  # of ln(factor)
 _FACTORS = np.exp(_GRID).astype(np.float32)
 _LEAST = 1e-300  # of a belief, so that it has a logarithm
+_TORN = 1.2  # of the prior's variance: a belief that is wider has two minds
 _LEFT = 0.1  # of ln(factor), what windows that are sure of themselves are off by all the same
 
 
@@ -108,6 +109,21 @@ class ScaleFilter:
         self._believe(_posterior(np.log(np.maximum(self._belief, _LEAST)) + picture))
         places = at_cells(self._places(evidence, passed_s), view, self.ln_factor)
         return depth * enlarged(np.exp(places), depth.shape)
+
+    def deviation_beside(self, told: float) -> float:
+        """Standard deviation of ln of the rescaled depth's scale, by what the network tells of it and what motion says.
+
+        Where motion has said nothing beyond the prior, as of a camera that stands still or only turns, that is the
+        network's word; where two factors far apart are likely, no better than this filter's.
+
+        Args:
+            told: by the network, of its own depth.
+        """
+        prior, variance = self.config.prior**2, self.deviation**2 - _LEFT**2
+        if variance > _TORN * prior:
+            return max(told, self.deviation)
+        gained = max(0.0, 1 / max(variance, _LEAST) - 1 / prior)
+        return min(told, math.hypot((told**-2 + gained) ** -0.5, _LEFT))
 
     def _pass_until(self, end_ns: int) -> float:
         """Let time go by; returns how much [s], infinite where all begins anew."""

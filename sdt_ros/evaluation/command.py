@@ -173,7 +173,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 def deviation_of(estimate: Any, motion: Any) -> Any:
     """How far the depth of a window may be off, as the node tells it: with the scale by odometry where there is one."""
-    return estimate.deviation(None if motion is None else motion.deviation)
+    told = estimate.scale_deviation
+    return estimate.deviation(told if motion is None else motion.deviation_beside(told))
 
 
 def _of_bag(

@@ -74,10 +74,9 @@ class RecordedMotion:
         """Why the motion of the last window was not known; empty where it was."""
         return self._rescaler.problem
 
-    @property
-    def deviation(self) -> float | None:
-        """Standard deviation of ln(scale) as it is known now; None where no motion has said anything of it."""
-        return self._rescaler.scale.deviation if self._rescaler.is_known else None
+    def deviation_beside(self, told: float) -> float:
+        """Standard deviation of ln(scale) of the last window's depth, of which the network tells its own."""
+        return self._rescaler.deviation_beside(told)
 
     def __call__(self, window: Window, depth: np.ndarray) -> np.ndarray:
         """Depth float32 [H, W] metres of a window at the scale that is known by then."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sdt_ros.evaluation import charts, panels
+from sdt_ros.evaluation import charts, panels, uncertainty
 from sdt_ros.evaluation.metrics import HIGHER_IS_BETTER, METRICS
 from sdt_ros.evaluation.score import GUESSES, MAP, PREDICTION, Frame, Scorer, Scores, worst
 from sdt_ros.evaluation.table import UNTRAINED, arrivals, band_name, describe, left_out, number
@@ -115,6 +115,7 @@ def page(content: Mapping[str, Any], scorer: Scorer, scores: Scores) -> str:
         *(["<h2>Typical frames</h2>", "<p>Those in the middle of the ranking by Abs Rel.</p>"] if typical else []),
         *(pictures.row(frame) for frame in typical),
         pictures.scales() if typical else "",
+        *_uncertainty(content),
         *_activity(content),
         "<h2>Settings and versions</h2>",
         _settings(content),
@@ -134,6 +135,13 @@ def _live(content: Mapping[str, Any]) -> list[str]:
     if not live:
         return []
     return ["<h2>On the graph</h2>", f"<p>{escape(arrivals(live))}. A window that is missing has no score.</p>"]
+
+
+def _uncertainty(content: Mapping[str, Any]) -> list[str]:
+    if content["uncertainty"] is None:
+        return []
+    said = uncertainty.describe(content["uncertainty"])
+    return ["<h2>Uncertainty</h2>", f"<p>By what the network tells of it, {escape(said)} of the pixels.</p>"]
 
 
 def _activity(content: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from sdt_ros.network import EnergyReport
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
     """Depth of a window.
 
@@ -39,10 +39,15 @@ class Estimate:
 
         Returns:
             float32 [H, W], NaN where depth is; None where the weights do not tell uncertainty.
+
+        Raises:
+            ValueError: `scale_deviation` is negative.
         """
         if self.ln_place is None or self.scale_deviation is None:
             return None
         scale = self.scale_deviation if scale_deviation is None else scale_deviation
+        if scale < 0:
+            raise ValueError(f"scale_deviation is {scale}, expected 0 or more")
         place = torch.from_numpy(self.ln_place)[None, None]
         if self.ln_place.shape != self.depth.shape:
             place = functional.interpolate(place, size=self.depth.shape, mode="bilinear", align_corners=False)

@@ -21,14 +21,14 @@ _count = 0
 _first: DepthEstimator | None = None
 
 
-def failing(self, spikes, output_size, focal_px):
+def failing(self, spikes, output_size, focal_px, **options):
     global _count, _first
     _first = _first or self
     if self is _first and spikes.any():
         _count += 1
         if _count > WINDOWS:
             raise DeviceLost("CUDA error: the GPU has fallen off the bus")
-    return _estimate(self, spikes, output_size, focal_px)
+    return _estimate(self, spikes, output_size, focal_px, **options)
 
 
 def failing_to_load(self, *arguments, **options):

@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
     trace.watch(rclpy.executors.Executor, "_take_subscription", "take")
     trace.watch(pipeline, "load_estimator", "load network")
     trace.watch(DepthEstimator, "warm_up", "warm up")
-    trace.watch(DepthEstimator, "__call__", "network")
+    trace.watch(DepthEstimator, "estimate", "network")
     trace.watch(pipeline.Pipeline, "_compile", "decoders")
     trace.watch(pipeline.Pipeline, "_publish", "window", trace.take_window)
     trace.watch(pipeline, "statistics", "statistics")

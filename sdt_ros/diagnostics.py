@@ -21,7 +21,7 @@ LARGE_DATA_HINT = (
 LARGE_BYTES = 64_000  # of a packet: above, it is cut into datagrams, and one lost piece loses it all
 _UNKNOWN = Carried()
 _NEAR = 0.8  # share of what can be carried above which the limit is told
-_MOST = 0.9  # share of the pixels left out above which it is told
+_NEARLY_ALL = 0.9  # share of the pixels left out above which it is told
 _STORM = 0.5  # share of ones in a window's spikes: no scene does that
 
 
@@ -307,7 +307,7 @@ def _warnings(health: Health) -> list[str]:
             found.append("odometry is not used: it needs the camera's calibration")
         elif health.motion_problem:
             found.append(f"the scale of depth is the network's guess: {health.motion_problem}")
-        if health.withheld > _MOST:
+        if health.withheld > _NEARLY_ALL:
             found.append(
                 f"{100 * health.withheld:.0f} % of the last image's pixels are left out as too uncertain: raise "
                 "max_deviation" + ("" if health.has_odometry else ", or give the node odometry")

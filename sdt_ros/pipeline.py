@@ -354,8 +354,8 @@ class Pipeline:
         scale_deviation = estimate.scale_deviation
         if follows and scale_deviation is not None:
             scale_deviation = rescale.deviation_beside(scale_deviation)
-        deviation, withheld = None, 0.0
-        if outputs.asks_deviation or config.max_deviation:
+        deviation, withheld, is_asked = None, 0.0, outputs.asks_deviation
+        if is_asked or config.max_deviation:
             deviation = estimate.deviation(scale_deviation)
         if config.max_deviation and deviation is not None:
             depth, withheld = _without_doubtful(depth, deviation, config.max_deviation)
@@ -365,7 +365,7 @@ class Pipeline:
         header = Header(frame_id=frame_id)
         header.stamp.sec, header.stamp.nanosec = divmod(window.stamp_ns, 1_000_000_000)
         published = outputs.depth(header, depth, calibration)
-        if deviation is not None and outputs.asks_deviation:
+        if deviation is not None and is_asked:
             outputs.deviation(header, deviation, calibration)
         times.published_ns, ros_published_ns = time.monotonic_ns(), outputs.now_ns()
         outputs.color(header, published, config.colormap_min_m, config.colormap_max_m)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import sys
 from pathlib import Path
@@ -103,7 +104,7 @@ def _work(args: argparse.Namespace) -> None:
     head = network.uncertainty
     if head is None and not args.data:
         raise ValueError(f"{args.weights} has no head for uncertainty; fit one with --data and --out")
-    compare = Comparer(load_checkpoint(args.weights)[0], card, resolve_device(args.device)[0])
+    compare = Comparer(copy.deepcopy(network), card, resolve_device(args.device)[0])  # which keeps what it is given
     if args.data:
         parts = [_mistakes(compare, card, path, args.samples) for path in args.data]
         head = fit(card.network, parts, FitConfig(epochs=args.epochs, seed=args.seed))

@@ -16,7 +16,7 @@ from sdt_ros.network import NetworkConfig, UncertaintyHead
 
 _log = logging.getLogger(__name__)
 
-_FEW = 200
+_FEW = 200  # steps: the rate has hardly risen when it falls again, and the head tells what it told untrained
 _LN_SQRT2 = 0.5 * math.log(2)  # a Laplace distribution's deviation is sqrt(2) b
 
 

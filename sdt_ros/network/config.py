@@ -39,6 +39,8 @@ class NetworkConfig:
             real-valued attention of other transformers, to compare with.
         head: "fusion", all stages with skips up to full resolution, or "linear", one projection of the last stage.
         head_widths: channels of the fusion head at 1/16, 1/8, 1/4, 1/2 and full resolution.
+        scale_head: whether the fusion head moves each picture's scale by what it reads off all of it, see `ScaleHead`;
+            the linear head never does.
         polarities: input channels a bin, 2 for ON and OFF.
         tau: membrane time constant in bins.
         threshold: membrane potential at which a neuron fires; it then resets to 0.
@@ -52,6 +54,7 @@ class NetworkConfig:
     attention: str = "ssa"
     head: str = "fusion"
     head_widths: tuple[int, int, int, int, int] = (96, 64, 32, 16, 8)
+    scale_head: bool = False
     polarities: int = 2
     tau: float = 2.0
     threshold: float = 1.0
@@ -60,6 +63,8 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         """Refuses values that make no network, naming the key."""
         object.__setattr__(self, "head_widths", tuple(self.head_widths))
+        if self.head == "linear":
+            object.__setattr__(self, "scale_head", False)
         for key in ("embed_dim", "depth", "heads", "mlp_ratio", "polarities"):
             _require(_is_count(getattr(self, key)), key, getattr(self, key), f"a whole number of 1 to {MOST}")
         _require(self.embed_dim % 8 == 0, "embed_dim", self.embed_dim, "a multiple of 8, the stem starts at D/8")
@@ -68,6 +73,7 @@ class NetworkConfig:
         _require(self.head in HEADS, "head", self.head, f"one of {', '.join(HEADS)}")
         widths = self.head_widths
         _require(len(widths) == 5 and all(map(_is_count, widths)), "head_widths", widths, "five channel counts")
+        _require(isinstance(self.scale_head, bool), "scale_head", self.scale_head, "true or false")
         _require(1 < self.tau <= LARGEST, "tau", self.tau, f"above 1, and {LARGEST:g} at most")
         _require(0 < self.threshold <= LARGEST, "threshold", self.threshold, f"above 0, and {LARGEST:g} at most")
         alpha = self.surrogate_alpha
@@ -97,10 +103,11 @@ class NetworkConfig:
 presets: Mapping[str, NetworkConfig] = MappingProxyType(
     {
         # 20.5 M parameters: the size that the paper names. 16.5 M of them are stem and blocks.
-        "sdt": NetworkConfig(),
+        "sdt": NetworkConfig(scale_head=True),
         # A quarter of it, for boards without a large GPU.
-        "sdt_small": NetworkConfig(embed_dim=256, head_widths=(64, 48, 32, 16, 8)),
+        "sdt_small": NetworkConfig(embed_dim=256, head_widths=(64, 48, 32, 16, 8), scale_head=True),
         # About 1 M, for two CPU cores at camera rate: a narrow stem, where pixels are many, and a wide MLP, where few.
+        # It has no head for scale, as docs/ablations.md compares it.
         "sdt_tiny": NetworkConfig(embed_dim=96, heads=3, mlp_ratio=6, head_widths=(64, 32, 16, 8, 8)),
     }
 )

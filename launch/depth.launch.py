@@ -42,6 +42,7 @@ def arguments() -> list[DeclareLaunchArgument]:
         declare("camera_info", "event_camera/camera_info", "topic of the camera's calibration"),
         declare("camera_info_url", "", "calibration file instead of the topic, file:///... or package://..."),
         declare("odometry", "", "nav_msgs/Odometry of the robot, for the scale of depth; empty = none"),
+        declare("max_deviation", "", "leave out depth that is more uncertain; empty = as in params_file"),
         declare("pointcloud", "false", "publish depth/points with depth_image_proc", BOOLEAN),
         declare("rviz", "false", "show depth in RViz", BOOLEAN),
         declare("autostart", "", "configure and activate at start, or wait; empty = as in params_file", AS_CONFIGURED),
@@ -63,11 +64,17 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
     namespace = value("namespace").strip("/")
     depth = f"/{namespace}/depth".replace("//", "/")
-    parameters: dict[str, str | bool] = {
+    parameters: dict[str, str | bool | float] = {
         name: value(name) for name in ("weights", "device", "camera_info_url") if value(name)
     }
     parameters |= {name: is_true(name) for name in ("allow_untrained", "autostart") if value(name)}
     parameters["use_sim_time"] = is_true("use_sim_time")
+    if value("max_deviation"):
+        try:
+            parameters["max_deviation"] = float(value("max_deviation"))
+        except ValueError:
+            wrong = f"max_deviation:={value('max_deviation')} is no number, such as 0.3; 0 leaves nothing out"
+            raise ValueError(wrong) from None
 
     # The node itself goes through its transitions: launch_ros's own autostart is not in Humble.
     entities: list[LaunchDescriptionEntity] = [

@@ -33,6 +33,7 @@ from sdt_ros.network.energy import AC_PJ, MAC_PJ
 from sdt_ros.weights import weights_file
 
 RATE_HZ = 20.0  # of the windows taken from a recording
+_SIZE = (346, 260)  # width and height where none is named [px]
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
         "--weights", type=weights_file, metavar="FILE", help="a .safetensors checkpoint, its card beside it"
     )
     parser.add_argument(
-        "--size", type=_size, default=(346, 260), metavar="WxH",
+        "--size", type=_size, metavar="WxH",
         help="sensor resolution in pixels (default: 346x260); an .npz or a bag has its own",
     )  # fmt: skip
     parser.add_argument(
@@ -79,11 +80,17 @@ def run(args: argparse.Namespace) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_lack_of_memory(error):
             raise
-        width, height = args.size
-        print(f"sdt info: {width}x{height} px need more memory than there is; choose a smaller --size", file=sys.stderr)
+        width, height = args.size or _SIZE
+        asked = "this input needs" if _is_file(args.input) else f"{width}x{height} px need"
+        print(f"sdt info: {asked} more memory than there is; choose a smaller --size", file=sys.stderr)
         return 2
     print(_table(report, figures))
     return 0
+
+
+def _is_file(source: str | None) -> bool:
+    """Whether `--input` names a file, whose windows have a size."""
+    return source is not None and not source.startswith("noise:")
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
@@ -105,7 +112,9 @@ def _windows(args: argparse.Namespace, card: Card) -> tuple[str, Iterator[NDArra
     """The input in words, and its windows [T, 2, H, W]."""
     if args.windows < 1:
         raise ValueError(f"--windows is {args.windows}, expected at least 1")
-    width, height = args.size
+    if args.size is not None and _is_file(args.input):
+        raise ValueError(f"--size has no effect on {args.input}, which has its own; leave --size out")
+    width, height = args.size or _SIZE
     height, width = reduced_size(height, width, card.input_scale)
     source: str | None = args.input
     if source is None:  # shapes alone are wanted, and which inputs are spikes

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdt_ros.arguments import write_text, wrong_outputs
 from sdt_ros.bags import BagError, open_bag
 from sdt_ros.cli import needs_ros
 from sdt_ros.player import Player, ReplayConfig, ReplayError, ReplayReport
@@ -106,10 +107,9 @@ def run(args: argparse.Namespace) -> int:
     print(report)
     if args.json is not None:
         try:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+            write_text(args.json, json.dumps(asdict(report), indent=1) + "\n")
         except OSError as error:
-            print(f"sdt replay: cannot write {args.json}: {error.strerror}", file=sys.stderr)
+            print(f"sdt replay: {error}", file=sys.stderr)
             return 1
     return 128 + signal.SIGINT if report.interrupted else 0
 
@@ -119,6 +119,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ReplayError("--wait-for has no effect without --wait-for-subscribers S; add it, or leave --wait-for out")
     if odd := [rule for rule in args.remap if not all(rule.partition(":=")[::2])]:
         raise ReplayError(f"{_RULES}, not {', '.join(map(repr, odd))}")
+    bag_files = args.bag.glob("*") if args.bag.is_dir() else [args.bag]
+    if why := wrong_outputs({"--json": args.json}, kept=dict.fromkeys(bag_files, "a file of the bag")):
+        raise ReplayError(why)
 
 
 def _check_remapped(config: ReplayConfig, remap: Sequence[str]) -> None:

@@ -180,6 +180,9 @@ def test_options_that_cannot_be_are_one_line(
         error = capsys.readouterr().err
         assert error.startswith("sdt info: ") and message in error and error.count("\n") == 1
     assert (tmp_path / "g.json").read_text() == "mine"
+    np.savez(tmp_path / "w.npz", spikes=np.zeros((4, 2, 32, 48), np.uint8))
+    assert run("--preset", "sdt_tiny", "--size", "64x64", "--input", str(tmp_path / "w.npz")) == 2
+    assert "w.npz, which has its own; leave --size out" in capsys.readouterr().err
     small = ("--preset", "sdt_tiny", "--size", "64x64")
     if Path("/dev/full").exists():
         assert run(*small, "--json", "/dev/full") == 2

@@ -23,7 +23,7 @@ FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 PARAMETERS = yaml.safe_load((ROOT / "config/depth.yaml").read_text())["/**"]["ros__parameters"]
 ARGUMENTS = {
     "depth.launch.py": "namespace params_file weights allow_untrained device events camera_info camera_info_url "
-    "odometry pointcloud rviz autostart log_level use_sim_time respawn enclave",
+    "odometry max_deviation pointcloud rviz autostart log_level use_sim_time respawn enclave",
     "replay.launch.py": "bag rate loop clock wait events camera_info namespace eval eval_json eval_report eval_late_ms "
     "truth",
 }

@@ -367,7 +367,6 @@ def test_types_that_are_not_installed_are_skipped_by_name(tmp_path: Path, ros: N
         (["{nowhere}"], "sdt replay: there is no bag at"),
         (["{bag}", "--topics", "/typo"], "has no topic /typo; there are: /note (std_msgs/msg/String)"),
         (["{bag}", "--start", "7"], "lasts 0.390 s; starting at 7 s leaves nothing"),
-        (["{bag}", "--json", "{bag}/metadata.yaml/x"], "cannot write"),
         (["{bag}", "--remap", "/note:=bad name"], "/events:=/events: ROS refuses /note:=bad name"),
         (["{bag}", "--remap", "/nope:=/x"], "has no topic /nope; there are: /note (std_msgs/msg/String)"),
     ],
@@ -388,12 +387,15 @@ def test_errors_are_one_line_and_exit_code_1(
         (["--wait-for", "/note"], "--wait-for has no effect without --wait-for-subscribers S"),
         (["--remap", "/note"], "--remap takes FROM:=TO, such as /camera/events:=/events, not '/note'"),
         (["--remap", ":=/c"], "not ':=/c'"),
+        (["--json", "{bag}/metadata.yaml/x"], "metadata.yaml is a file, no folder"),
+        (["--json", "{bag}/metadata.yaml"], "is a file of the bag, which it would overwrite"),
+        (["--json", "{bag}"], "is a folder; name a file"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_code_2(
-    capsys: pytest.CaptureFixture[str], args: list[str], message: str
+    bag_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str
 ) -> None:
-    assert main(["replay", "bag", *args]) == 2
+    assert main(["replay", str(bag_path), *(arg.format(bag=bag_path) for arg in args)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("sdt replay: ") and message in error and error.count("\n") == 1
 

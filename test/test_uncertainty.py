@@ -177,6 +177,8 @@ def test_depth_is_compared_as_the_evaluation_does(folder: Path) -> None:
         (["--data", "one", "--out", "new.safetensors", "--seed", "-1"], 2, "--seed is -1"),
         (["--data", "one", "--out", "new.safetensors", "--picture", "new.png"], 2, "draws what is held out"),
         (["--held-out", "two", "two"], 2, "two data sets called two"),
+        (["--held-out", "two", "--epochs", "3"], 2, "--epochs has no effect without --data"),
+        (["--held-out", "two", "--seed", "0"], 2, "--seed has no effect without --data"),
         (["--held-out", "two", "--picture", "new.gif"], 2, "is no .png file"),
         (["--held-out", "two"], 1, "has no head for uncertainty"),
         (["--data", "nowhere", "--out", "new.safetensors"], 1, "nowhere"),
@@ -186,10 +188,7 @@ def test_depth_is_compared_as_the_evaluation_does(folder: Path) -> None:
 def test_wrong_arguments_are_named(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, said: str
 ) -> None:
-    given = [
-        each if each.startswith("-") and not each.lstrip("-").isdigit() else str(folder / each) for each in arguments
-    ]
-    given = ["-1" if each.endswith("/-1") else each for each in given]
+    given = [each if each.startswith("-") or each.isdigit() else str(folder / each) for each in arguments]
     assert main(["uncertainty", "--weights", str(folder / "w.safetensors"), "--device", "cpu", *given]) == code
     assert said in capsys.readouterr().err
     assert not (folder / "new.safetensors").exists()

@@ -43,8 +43,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--held-out", type=Path, nargs="+", default=[], metavar="DIR", help="data sets to score it on")
     parser.add_argument("--samples", type=count, metavar="N", help="only N of each data set, spread evenly")
     parser.add_argument("--out", type=Path, metavar="FILE", help="checkpoint to write (.safetensors)")
-    parser.add_argument("--epochs", type=count, default=FitConfig.epochs, metavar="N", help="(%(default)s)")
-    parser.add_argument("--seed", type=int, default=FitConfig.seed, metavar="N", help="(%(default)s)")
+    parser.add_argument("--epochs", type=count, metavar="N", help=f"with --data ({FitConfig.epochs})")
+    parser.add_argument("--seed", type=int, metavar="N", help=f"with --data ({FitConfig.seed})")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.add_argument(
@@ -74,6 +74,9 @@ def _refused(args: argparse.Namespace) -> str:
     """What is wrong with the arguments; empty if nothing."""
     if bool(args.data) != (args.out is not None):
         return "--data and --out go together: the one to fit a head to, the other to write it to"
+    for option, number in (("--epochs", args.epochs), ("--seed", args.seed)):
+        if number is not None and not args.data:
+            return f"{option} has no effect without --data; add it, or leave {option} out"
     if args.picture is not None and not args.held_out:
         return "--picture draws what is held out; name data by --held-out"
     if not args.data and not args.held_out:
@@ -88,7 +91,7 @@ def _refused(args: argparse.Namespace) -> str:
         return f"--picture {args.picture} is no .png file; name one"
     outputs = {"--out": args.out, "--out: its card": args.out and args.out.with_suffix(".json"), "--json": args.json,
                "--picture": args.picture}  # fmt: skip
-    return wrong_seed(args.seed) or wrong_outputs(outputs, kept=checkpoint_files(args.weights))
+    return wrong_seed(args.seed or 0) or wrong_outputs(outputs, kept=checkpoint_files(args.weights))
 
 
 def _work(args: argparse.Namespace) -> None:
@@ -107,7 +110,9 @@ def _work(args: argparse.Namespace) -> None:
     compare = Comparer(copy.deepcopy(network), card, resolve_device(args.device)[0])  # which keeps what it is given
     if args.data:
         parts = [_mistakes(compare, card, path, args.samples) for path in args.data]
-        head = fit(card.network, parts, FitConfig(epochs=args.epochs, seed=args.seed))
+        given = {"epochs": args.epochs, "seed": args.seed}
+        config = FitConfig(**{key: number for key, number in given.items() if number is not None})
+        head = fit(card.network, parts, config)
         windows = sum(map(len, parts))
         card = dataclasses.replace(card, uncertainty=f"{windows} windows of {', '.join(map(_said, args.data))}")
     assert head is not None

@@ -81,8 +81,10 @@ def run(args: argparse.Namespace) -> int:
         if not _is_lack_of_memory(error):
             raise
         width, height = args.size or _SIZE
-        asked = "this input needs" if _is_file(args.input) else f"{width}x{height} px need"
-        print(f"sdt info: {asked} more memory than there is; choose a smaller --size", file=sys.stderr)
+        why = f"{width}x{height} px need more memory than there is; choose a smaller --size"
+        if _is_file(args.input):
+            why = f"windows of {args.input} need more memory than there is; choose a smaller network"
+        print(f"sdt info: {why}", file=sys.stderr)
         return 2
     print(_table(report, figures))
     return 0

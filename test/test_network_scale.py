@@ -94,12 +94,17 @@ def test_pictures_of_a_batch_do_not_see_each_other_and_differ() -> None:
 @torch.no_grad()
 def test_it_sees_where_things_are() -> None:
     head = scale_of(network())
-    coarse = torch.zeros(1, 16, 6, 8)
-    coarse[:, :, :2] = 1  # above; and then below
-    log_depth = torch.full((1, 1, 96, 128), 0.5)
-    above, below = head(coarse, log_depth), head(coarse.flip(2), log_depth)
-    assert above.shape == (1, 1, 1, 1)
-    assert abs(above - below) > 1e-3
+    log_depth = torch.full((1, 1, 160, 160), 0.5)
+    moved = []
+    for row, column in ((2, 2), (2, 7), (7, 2)):  # far enough from the edges that only its place differs
+        coarse = torch.zeros(1, 16, 10, 10)
+        coarse[:, :, row, column] = 1
+        moved.append(head(coarse, log_depth))
+    assert moved[0].shape == (1, 1, 1, 1)
+    assert abs(moved[0] - moved[1]) > 1e-4 and abs(moved[0] - moved[2]) > 1e-4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sdt_ros.network.scale._places", lambda coarse: torch.zeros(1, 2, 10, 10))
+        assert abs(head(coarse, log_depth) - head(coarse.roll(-5, 2), log_depth)) < 1e-6
 
 
 def test_all_of_it_learns_and_the_features_that_it_reads_too() -> None:
@@ -107,6 +112,10 @@ def test_all_of_it_learns_and_the_features_that_it_reads_too() -> None:
     some(synthetic_events(4, 64, 64)).mean().backward()
     for name, parameter in scale_of(some).named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    coarse, log_depth = torch.rand(1, 16, 4, 4, requires_grad=True), torch.rand(1, 1, 64, 64, requires_grad=True)
+    scale_of(some)(coarse, log_depth).sum().backward()
+    assert coarse.grad is not None and coarse.grad.abs().sum() > 0
+    assert log_depth.grad is not None and log_depth.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("runtime", ["eager", "cpu", "cpu_int8"])
@@ -128,6 +137,16 @@ def test_its_work_is_in_the_energy_table() -> None:
     rows = {row.name: row for row in recorder.report().rows if row.name.startswith("head.scale.")}
     assert sum(row.parameters for row in rows.values()) == sum(p.numel() for p in scale_of(some).parameters())
     assert all(not row.spiking and row.runs == 1 and row.macs for row in rows.values())
+
+
+@torch.no_grad()
+def test_autocast_does_not_round_it() -> None:
+    head = scale_of(network())
+    coarse, log_depth = torch.rand(1, 16, 4, 4), torch.rand(1, 1, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(head(coarse, log_depth), head(coarse, log_depth).float())
+        told = head(coarse, log_depth)
+    assert torch.equal(told, head(coarse, log_depth))
 
 
 def test_a_checkpoint_keeps_it(tmp_path: Path) -> None:

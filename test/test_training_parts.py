@@ -711,11 +711,17 @@ def test_a_state_of_an_earlier_version_lacks_keys_that_came_later(banks, tmp_pat
     Trainer(smoke(banks, "run.steps=2"), tmp_path).run(progress=False)
     tensors, values = load_state(tmp_path / "state.safetensors")
     del values["identity"]["loss"]["root"]
+    del values["identity"]["network"]["scale_head"]
     save_state(tmp_path / "state.safetensors", tensors, values)
     assert Trainer(smoke(banks, "run.steps=3"), tmp_path).step == 2
     values["identity"]["loss"]["nonsense"] = 1
     save_state(tmp_path / "state.safetensors", tensors, values)
     with pytest.raises(StateError, match="another run: its loss is"):
+        Trainer(smoke(banks, "run.steps=3"), tmp_path)
+    del values["identity"]["loss"]["nonsense"]
+    values["identity"]["network"]["nonsense"] = 1
+    save_state(tmp_path / "state.safetensors", tensors, values)
+    with pytest.raises(StateError, match="another run: its network is"):
         Trainer(smoke(banks, "run.steps=3"), tmp_path)
 
 

@@ -63,8 +63,6 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         """Refuses values that make no network, naming the key."""
         object.__setattr__(self, "head_widths", tuple(self.head_widths))
-        if self.head == "linear":
-            object.__setattr__(self, "scale_head", False)
         for key in ("embed_dim", "depth", "heads", "mlp_ratio", "polarities"):
             _require(_is_count(getattr(self, key)), key, getattr(self, key), f"a whole number of 1 to {MOST}")
         _require(self.embed_dim % 8 == 0, "embed_dim", self.embed_dim, "a multiple of 8, the stem starts at D/8")
@@ -74,6 +72,7 @@ class NetworkConfig:
         widths = self.head_widths
         _require(len(widths) == 5 and all(map(_is_count, widths)), "head_widths", widths, "five channel counts")
         _require(isinstance(self.scale_head, bool), "scale_head", self.scale_head, "true or false")
+        object.__setattr__(self, "scale_head", self.scale_head and self.head == "fusion")
         _require(1 < self.tau <= LARGEST, "tau", self.tau, f"above 1, and {LARGEST:g} at most")
         _require(0 < self.threshold <= LARGEST, "threshold", self.threshold, f"above 0, and {LARGEST:g} at most")
         alpha = self.surrogate_alpha

@@ -2,8 +2,8 @@
 
 The fusion head is spiking where the weights are and real-valued where the precision is. All its heavy convolutions, at
 1/16, and all its skips take spikes. Only the narrow decoder behind them sees real numbers, and it runs once a window on
-the mean over time, not once a step: `reduce` and `refine` of each `Upsample`, and `depth`. Those few are what the
-energy table lists as MAC.
+the mean over time, not once a step: `reduce` and `refine` of each `Upsample`, `depth`, and `scale`. Those few are what
+the energy table lists as MAC.
 """
 
 from __future__ import annotations

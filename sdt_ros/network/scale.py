@@ -1,7 +1,7 @@
 """The scale of a whole picture, read off all of it.
 
-How far away a scene is as a whole is told by its layout, the decoder sees a neighbourhood at a time. So a small head
-looks at the coarse features of the whole picture and moves all of its depth by one factor.
+How far away a scene is as a whole is told by its layout; the decoder sees a neighbourhood at a time. So a small head
+looks at the coarse features of the whole picture and moves all of its depth by one factor. It is real-valued.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _GAIN = 8.0  # normalised log depth varies little: what is learnt is in eighths 
 class ScaleHead(nn.Module):
     """One number for each picture, to be added to its normalised log depth; 0 in an untrained network.
 
-    It tells places apart by where they are in the picture, whatever the picture's size.
+    It tells places apart by where they are in the picture, whatever the picture's size. Pictures are padded to whole
+    tokens below and to the right, and what is said of all of it includes that band.
 
     Args:
         config: of the network; its head must be the fusion head.
@@ -45,11 +46,12 @@ class ScaleHead(nn.Module):
         Returns:
             What is to be added to it, float32 [B, 1, 1, 1].
         """
-        coarse = coarse.float()
-        read = self.read(torch.cat((coarse, _places(coarse)), 1)).float()
-        level = _GAIN * log_depth.float().mean((2, 3))  # [B, 1]
-        picture = torch.cat((read.mean((2, 3)), _spread(read), level), 1)
-        shift: Tensor = self.shift(self.judge(picture)).float() / _GAIN
+        with torch.autocast(coarse.device.type, enabled=False):  # bfloat16 knows a picture's level to 2 % only
+            coarse = coarse.float()
+            read = self.read(torch.cat((coarse, _places(coarse)), 1))
+            level = _GAIN * log_depth.float().mean((2, 3))  # [B, 1]
+            picture = torch.cat((read.mean((2, 3)), _spread(read), level), 1)
+            shift: Tensor = self.shift(self.judge(picture)) / _GAIN
         return shift[:, :, None, None]
 
     @torch.no_grad()
@@ -64,7 +66,7 @@ class ScaleHead(nn.Module):
 
 
 def _places(features: Tensor) -> Tensor:
-    """Row and column of each place of features [B, C, H, W], from -1 to 1 between the picture's edges: [B, 2, H, W]."""
+    """Row and column of each place of features [B, C, H, W], from -1 to 1 between their edges: [B, 2, H, W]."""
     rows, columns = (
         (2 * torch.arange(n, device=features.device, dtype=features.dtype) + 1) / n - 1 for n in features.shape[-2:]
     )

@@ -34,6 +34,7 @@ from sdt_ros.weights import weights_file
 
 RATE_HZ = 20.0  # of the windows taken from a recording
 _SIZE = (346, 260)  # width and height where none is named [px]
+_WINDOWS = 8
 
 
 def add_parser(subparsers: Any) -> None:
@@ -53,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
         "bag, or noise:RATE"
         " (each pixel of each bin fires with probability RATE); without it there are no rates and no energy",
     )  # fmt: skip
-    parser.add_argument("--windows", type=int, default=8, metavar="N", help="windows to average over (default: 8)")
+    parser.add_argument("--windows", type=int, metavar="N", help=f"windows of --input to average over ({_WINDOWS})")
     parser.add_argument("--seed", type=int, default=0, help="of untrained weights and of noise (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     parser.set_defaults(run=run)
@@ -67,8 +68,9 @@ def run(args: argparse.Namespace) -> int:
         return 2
     try:
         network, card = _network(args)
-        description, windows = _windows(args, card)
-        report = _measure(network, windows, args.windows if args.input else 1)
+        limit = _limit(args)
+        description, windows = _windows(args, card, limit)
+        report = _measure(network, windows, limit)
         if args.input is None:
             report = report.without_rates()
         figures = _figures(report, network, card, description)
@@ -110,10 +112,19 @@ def _network(args: argparse.Namespace) -> tuple[SpikingDepthTransformer, Card]:
         return build_network(card.network).eval(), card
 
 
-def _windows(args: argparse.Namespace, card: Card) -> tuple[str, Iterator[NDArray[np.uint8]]]:
-    """The input in words, and its windows [T, 2, H, W]."""
-    if args.windows < 1:
+def _limit(args: argparse.Namespace) -> int:
+    """How many windows are to be measured."""
+    if args.input is None:
+        if args.windows is not None:
+            raise ValueError("--windows has no effect without --input, where rates are measured; leave --windows out")
+        return 1
+    if args.windows is not None and args.windows < 1:
         raise ValueError(f"--windows is {args.windows}, expected at least 1")
+    return _WINDOWS if args.windows is None else int(args.windows)
+
+
+def _windows(args: argparse.Namespace, card: Card, limit: int) -> tuple[str, Iterator[NDArray[np.uint8]]]:
+    """The input in words, and its windows [T, 2, H, W]."""
     if args.size is not None and _is_file(args.input):
         raise ValueError(f"--size has no effect on {args.input}, which has its own; leave --size out")
     width, height = args.size or _SIZE
@@ -126,7 +137,7 @@ def _windows(args: argparse.Namespace, card: Card) -> tuple[str, Iterator[NDArra
         rate = _noise_rate(source)
         shape = (card.bins, card.network.polarities, height, width)
         generator = np.random.default_rng(args.seed)
-        noise = ((generator.random(shape) < rate).astype(np.uint8) for _ in range(args.windows))
+        noise = ((generator.random(shape) < rate).astype(np.uint8) for _ in range(limit))
         return f"synthetic noise, each pixel of each bin fires with probability {rate:g}, seed {args.seed}", noise
     if not Path(source).exists():
         raise ValueError(f"--input {source}: no such file or bag; expected an .npz, a bag, or noise:RATE")

@@ -26,6 +26,7 @@ from sdt_ros.stopping import stop_on_signal
 if TYPE_CHECKING:
     from rclpy.node import Node
 
+_OF_BAGS = (".mcap", ".db3", ".yaml", ".zstd")
 _RULES = "--remap takes FROM:=TO, such as /camera/events:=/events"
 
 
@@ -119,7 +120,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ReplayError("--wait-for has no effect without --wait-for-subscribers S; add it, or leave --wait-for out")
     if odd := [rule for rule in args.remap if not all(rule.partition(":=")[::2])]:
         raise ReplayError(f"{_RULES}, not {', '.join(map(repr, odd))}")
-    bag_files = args.bag.glob("*") if args.bag.is_dir() else [args.bag]
+    folder = args.bag if args.bag.is_dir() else args.bag.parent
+    bag_files = [path for path in folder.glob("*") if path.suffix in _OF_BAGS]
     if why := wrong_outputs({"--json": args.json}, kept=dict.fromkeys(bag_files, "a file of the bag")):
         raise ReplayError(why)
 

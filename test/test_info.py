@@ -173,6 +173,8 @@ def test_options_that_cannot_be_are_one_line(
         ("--seed", "-1"): "--seed is -1, expected 0 to 9223372036854775807",
         ("--seed", "99999999999999999999"): "--seed is 99999999999999999999, expected 0 to",
         ("--json", str(tmp_path)): f"--json {tmp_path} is a folder; name a file",
+        ("--preset", "sdt_tiny", "--windows", "3"): "--windows has no effect without --input",
+        ("--preset", "sdt_tiny", "--input", "noise:0.1", "--windows", "0"): "--windows is 0, expected at least 1",
         ("--weights", f"{tmp_path}/g.safetensors", "--json", f"{tmp_path}/g.json"): "is the card of the weights",
     }
     for options, message in cases.items():

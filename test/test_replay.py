@@ -390,12 +390,14 @@ def test_errors_are_one_line_and_exit_code_1(
         (["--json", "{bag}/metadata.yaml/x"], "metadata.yaml is a file, no folder"),
         (["--json", "{bag}/metadata.yaml"], "is a file of the bag, which it would overwrite"),
         (["--json", "{bag}"], "is a folder; name a file"),
+        (["--json", "{data}"], "is a file of the bag, which it would overwrite"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_code_2(
     bag_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str
 ) -> None:
-    assert main(["replay", str(bag_path), *(arg.format(bag=bag_path) for arg in args)]) == 2
+    (data,) = (path for path in bag_path.iterdir() if path.suffix != ".yaml")
+    assert main(["replay", str(bag_path), *(arg.format(bag=bag_path, data=data) for arg in args)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("sdt replay: ") and message in error and error.count("\n") == 1
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from depth_difference import apart
 from late_accelerator import LateAccelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdt_ros.network import (
     Card,
@@ -27,7 +27,6 @@ from sdt_ros.network import (
     build_network,
     synthetic_events,
 )
-from sdt_ros.network.head import FusionHead
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.runtime import CudaRuntime, DepthEstimator, DeviceError, DeviceLost, EagerRuntime, choose, estimator
 from sdt_ros.runtime.device import device_errors
@@ -37,19 +36,14 @@ from sdt_ros.runtime.gpu.precision import largest_current, pick_dtype
 from sdt_ros.runtime.gpu.steps import Inputs, Steps
 from sdt_ros.runtime.gpu.torch_ops import TorchOps
 
-SIZES = {
-    "embed_dim": 32, "heads": 2, "depth": 2, "mlp_ratio": 2, "head_widths": (16, 8, 8, 8, 4), "scale_head": True,
-}  # fmt: skip
+SIZES = {"embed_dim": 32, "heads": 2, "depth": 2, "mlp_ratio": 2, "head_widths": (16, 8, 8, 8, 4)}
 CONFIG = NetworkConfig(**SIZES)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 
 def network(config: NetworkConfig = CONFIG, seed: int = 0) -> SpikingDepthTransformer:
     torch.manual_seed(seed)
-    some = build_network(config).eval()
-    if isinstance(some.head, FusionHead) and some.head.scale is not None:
-        nn.init.normal_(some.head.scale.shift.weight, std=0.3)
-    return some
+    return build_network(config).eval()
 
 
 def with_head() -> SpikingDepthTransformer:

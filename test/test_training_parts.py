@@ -711,7 +711,7 @@ def test_a_state_of_an_earlier_version_lacks_keys_that_came_later(banks, tmp_pat
     Trainer(smoke(banks, "run.steps=2"), tmp_path).run(progress=False)
     tensors, values = load_state(tmp_path / "state.safetensors")
     del values["identity"]["loss"]["root"]
-    del values["identity"]["network"]["scale_head"]
+    del values["identity"]["network"]["surrogate_alpha"]
     save_state(tmp_path / "state.safetensors", tensors, values)
     assert Trainer(smoke(banks, "run.steps=3"), tmp_path).step == 2
     values["identity"]["loss"]["nonsense"] = 1

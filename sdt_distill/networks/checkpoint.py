@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from sdt_ros.network import (
 )
 from sdt_ros.network.card import CardFacts, read_json
 from sdt_ros.network.checkpoint import load_tensors, read_card_text, store_tensors
-from sdt_ros.network.head import FusionHead, LinearHead
 
 from .e2depth import E2DepthConfig
 from .registry import bare, config_of, name_of
@@ -31,8 +29,6 @@ from .twin import AnnTwin, TwinConfig
 
 PEERS: dict[str, type[TwinConfig] | type[E2DepthConfig]] = {"ann_twin": TwinConfig, "e2depth": E2DepthConfig}
 """Kinds of peers as their cards name them."""
-
-_SCALE = "head.scale."
 
 
 @dataclass(frozen=True)
@@ -169,45 +165,31 @@ def take_weights(network: nn.Module, path: str | Path, depth_range: DepthRange) 
 
     Raises:
         CheckpointError: as `load_network`, or the checkpoint is of another network, or of another depth range and the
-            network has no linear last layer to rewrite. That it lacks a head for scale alone is no other network: the
-            new one begins untrained, and moves nothing.
+            network has no linear last layer to rewrite.
     """
     found, card = load_network(path)
-    wanted = config_of(network)
-    if card.network not in (wanted, _before_scale(wanted)):
+    if card.network != config_of(network):
         raise CheckpointError(
-            f"{path} holds {network_name(card)} ({card.network}), which is to be a start for {wanted}: "
+            f"{path} holds {network_name(card)} ({card.network}), which is to be a start for {config_of(network)}: "
             "name a checkpoint of the same network"
         )
     if card.depth_range != depth_range:
         if not isinstance(found, SpikingDepthTransformer):
             raise CheckpointError(f"{path} is for {card.depth_range}, not {depth_range}: set data.min_m and data.max_m")
-        _change_range(found.head, card.depth_range, depth_range)
+        _change_range(found.head.depth, card.depth_range, depth_range)
     if isinstance(found, SpikingDepthTransformer):
         found.uncertainty = None  # fitted to weights as they were
-    fresh = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(_SCALE)}
-    network.load_state_dict({**fresh, **found.state_dict()})
+    network.load_state_dict(found.state_dict())
     return card
 
 
-def _before_scale(network: object) -> object:
-    """The same network without the head for scale, which its presets got later and which begins by doing nothing."""
-    if isinstance(network, TwinConfig):
-        return TwinConfig(dataclasses.replace(network.network, scale_head=False), network.bins)
-    return dataclasses.replace(network, scale_head=False) if isinstance(network, NetworkConfig) else network
-
-
 @torch.no_grad()
-def _change_range(head: FusionHead | LinearHead, old: DepthRange, new: DepthRange) -> None:
-    """Has a head give normalised log depth of another range: a line in the old one's."""
-    slope = old.alpha / new.alpha
-    offset = 1 - slope + math.log(old.max_m / new.max_m) / new.alpha
-    last = head.depth
+def _change_range(last: nn.Conv2d, old: DepthRange, new: DepthRange) -> None:
+    """Has a layer give normalised log depth of another range: a line in the old one's."""
     assert last.bias is not None
+    slope = old.alpha / new.alpha
     last.weight.mul_(slope)
-    last.bias.mul_(slope).add_(offset)
-    if isinstance(head, FusionHead) and head.scale is not None:
-        head.scale.change_range(slope, offset)
+    last.bias.mul_(slope).add_(1 - slope + math.log(old.max_m / new.max_m) / new.alpha)
 
 
 def network_name(card: AnyCard) -> str:

@@ -129,5 +129,4 @@ def name_of(config: AnyConfig) -> str:
 
 
 def _differing(one: NetworkConfig, other: NetworkConfig) -> list[str]:
-    names = [f.name for f in dataclasses.fields(one) if getattr(one, f.name) != getattr(other, f.name)]
-    return [name for name in names if name != "scale_head" or one.head == "fusion"]  # the linear head has none
+    return [f.name for f in dataclasses.fields(one) if getattr(one, f.name) != getattr(other, f.name)]

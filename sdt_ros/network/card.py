@@ -152,7 +152,6 @@ class Card(CardFacts):
             if self.preset not in presets:
                 raise CheckpointError(f"unknown preset {self.preset!r}; presets: {', '.join(presets)}")
             preset, own = presets[self.preset].to_dict(), self.network.to_dict()
-            preset["scale_head"] &= own["scale_head"]  # presets had none at first, and weights of then are read
             differing = [f"{key} {own[key]}, not {preset[key]}" for key in own if own[key] != preset[key]]
             if differing:
                 raise CheckpointError(f"the network is not preset {self.preset!r}: {'; '.join(differing)}")

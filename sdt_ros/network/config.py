@@ -39,8 +39,6 @@ class NetworkConfig:
             real-valued attention of other transformers, to compare with.
         head: "fusion", all stages with skips up to full resolution, or "linear", one projection of the last stage.
         head_widths: channels of the fusion head at 1/16, 1/8, 1/4, 1/2 and full resolution.
-        scale_head: whether the fusion head moves each picture's scale by what it reads off all of it, see `ScaleHead`;
-            the linear head never does.
         polarities: input channels a bin, 2 for ON and OFF.
         tau: membrane time constant in bins.
         threshold: membrane potential at which a neuron fires; it then resets to 0.
@@ -54,7 +52,6 @@ class NetworkConfig:
     attention: str = "ssa"
     head: str = "fusion"
     head_widths: tuple[int, int, int, int, int] = (96, 64, 32, 16, 8)
-    scale_head: bool = False
     polarities: int = 2
     tau: float = 2.0
     threshold: float = 1.0
@@ -71,8 +68,6 @@ class NetworkConfig:
         _require(self.head in HEADS, "head", self.head, f"one of {', '.join(HEADS)}")
         widths = self.head_widths
         _require(len(widths) == 5 and all(map(_is_count, widths)), "head_widths", widths, "five channel counts")
-        _require(isinstance(self.scale_head, bool), "scale_head", self.scale_head, "true or false")
-        object.__setattr__(self, "scale_head", self.scale_head and self.head == "fusion")
         _require(1 < self.tau <= LARGEST, "tau", self.tau, f"above 1, and {LARGEST:g} at most")
         _require(0 < self.threshold <= LARGEST, "threshold", self.threshold, f"above 0, and {LARGEST:g} at most")
         alpha = self.surrogate_alpha
@@ -102,11 +97,10 @@ class NetworkConfig:
 presets: Mapping[str, NetworkConfig] = MappingProxyType(
     {
         # 20.5 M parameters: the size that the paper names. 16.5 M of them are stem and blocks.
-        "sdt": NetworkConfig(scale_head=True),
+        "sdt": NetworkConfig(),
         # A quarter of it, for boards without a large GPU.
-        "sdt_small": NetworkConfig(embed_dim=256, head_widths=(64, 48, 32, 16, 8), scale_head=True),
+        "sdt_small": NetworkConfig(embed_dim=256, head_widths=(64, 48, 32, 16, 8)),
         # About 1 M, for two CPU cores at camera rate: a narrow stem, where pixels are many, and a wide MLP, where few.
-        # It has no head for scale, as docs/ablations.md compares it.
         "sdt_tiny": NetworkConfig(embed_dim=96, heads=3, mlp_ratio=6, head_widths=(64, 32, 16, 8, 8)),
     }
 )

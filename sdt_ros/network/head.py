@@ -2,8 +2,8 @@
 
 The fusion head is spiking where the weights are and real-valued where the precision is. All its heavy convolutions, at
 1/16, and all its skips take spikes. Only the narrow decoder behind them sees real numbers, and it runs once a window on
-the mean over time, not once a step: `reduce` and `refine` of each `Upsample`, `depth`, and `scale`. Those few are what
-the energy table lists as MAC.
+the mean over time, not once a step: `reduce` and `refine` of each `Upsample`, and `depth`. Those few are what the
+energy table lists as MAC.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from sdt_ros.network.config import PATCH, NetworkConfig
 from sdt_ros.network.layers import ConvBN
 from sdt_ros.network.neurons import MLIF
 from sdt_ros.network.rectifier import rectify
-from sdt_ros.network.scale import ScaleHead
 
 
 class Upsample(nn.Module):
@@ -74,7 +73,6 @@ class FusionHead(nn.Module):
         # Two polarities say little in one pixel, so events are read 3x3; at full size nothing else is affordable.
         self.up1 = Upsample(widths[3], config.polarities, widths[4], skip_kernel=3, refine=False)
         self.depth = nn.Conv2d(widths[4], 1, 3, padding=1)
-        self.scale = ScaleHead(config) if config.scale_head else None
 
     def forward(
         self, stages: Sequence[Tensor], skips: Sequence[Tensor], uncertainty: nn.Module | None = None
@@ -95,8 +93,6 @@ class FusionHead(nn.Module):
         for up, skip in ((self.up4, skips[2]), (self.up2, skips[1])):
             features = up(features, skip)
         depth = self.finish(features, skips[0])
-        if self.scale is not None:
-            depth = depth + self.scale(coarse, depth)
         return depth if uncertainty is None else torch.cat((depth, uncertainty(coarse, fine, depth)), 1)
 
     def context_of(self, stages: Sequence[Tensor]) -> Tensor:

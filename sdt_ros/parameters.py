@@ -59,7 +59,11 @@ class NodeConfig:
         live=True,
     )
     smoothing_s: float = _parameter(
-        USUAL_SMOOTHING_S, "time constant over which depth is averaged [s]; 0: not", 0.0, 60.0, live=True
+        USUAL_SMOOTHING_S,
+        "time constant over which depth is averaged, more where it is uncertain [s]; 0: not",
+        0.0,
+        60.0,
+        live=True,
     )
     hold_scale: bool = _parameter(
         True, "hold the scale of whole images where it jumps; not where smoothing_s is 0", live=True

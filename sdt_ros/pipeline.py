@@ -342,7 +342,8 @@ class Pipeline:
         is_measured = bool(every) and self._totals.published % every == 1 % every
         estimate = estimator.estimate(window.spikes, size, focal_px, measure=is_measured)
         self._report = estimate.report or self._report
-        depth = smooth(estimate.depth, 1000 * window.t_end_us, focal_px)
+        doubt = estimate.deviation() if config.smoothing_s else None
+        depth = smooth(estimate.depth, 1000 * window.t_end_us, focal_px, doubt)
         end_ns, frame_id = 1000 * window.t_end_us, config.frame_id or window.frame_id
         if follows := bool(self._motion.messages) and calibration is not None and usable:
             assert calibration is not None

@@ -76,7 +76,7 @@ def command(log: Path, *arguments: str) -> Iterator[subprocess.Popen]:
 
 def published(bag: Path, logs: Path) -> Listener:
     """What the node publishes for a bag that is replayed at a quarter of its pace."""
-    parameters = ("allow_untrained:=true", "preset:=sdt_tiny", "device:=cpu")
+    parameters = ("weights:=sdt_tiny", "device:=cpu")  # which tell uncertainty, by which depth is held
     settings = [part for parameter in parameters for part in ("-p", parameter)]
     names = ("-r", f"~/events:={EVENTS_TOPIC}", "-r", f"~/camera_info:={INFO_TOPIC}")
     options = ("--rate", "0.25", "--wait-for-subscribers", "20", "--no-progress")
@@ -107,7 +107,7 @@ def published(bag: Path, logs: Path) -> Listener:
 def test_schedule_node_gives_the_depth_that_the_node_gives(tmp_path: Path):
     bag = write_bag(tmp_path / "ramp", distortion=(0.3, -0.05, 0.001, -0.002, 0.0))
     received = published(bag, tmp_path)
-    options = ("--untrained", "sdt_tiny", "--device", "cpu", "--schedule", "node", "--save", str(tmp_path))
+    options = ("--weights", "sdt_tiny", "--device", "cpu", "--schedule", "node", "--save", str(tmp_path))
     assert main(["eval", str(bag), *options]) == 0
     with np.load(tmp_path / "ramp.npz") as saved:
         offline = dict(zip(saved["stamp"].tolist(), saved["depth"], strict=True))

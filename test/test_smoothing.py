@@ -72,6 +72,42 @@ def test_the_windows_own_depth_is_left_as_it_was() -> None:
     np.testing.assert_array_equal(depth, flat(2.0))
 
 
+def after(depth: float, deviation: float | None, passed_s: float = 0.05) -> float:
+    """What 4 m become where a window says otherwise, with a time constant of 0.1 s."""
+    smooth = DepthSmoother(0.1)
+    smooth(flat(4.0), 0)
+    told = None if deviation is None else flat(deviation)
+    return float(smooth(flat(depth), round(passed_s * SECOND), None, told)[0, 0])
+
+
+@pytest.mark.parametrize(("deviation", "slower"), [(0.1, 1.0), (0.35, 1.0), (0.7, 2.0), (1.0, 1 / 0.35), (2.0, 3.0)])
+def test_what_is_uncertain_goes_away_slower(deviation: float, slower: float) -> None:
+    kept = math.exp(-0.5 / slower)
+    assert after(8.0, deviation) == pytest.approx(1 / (kept / 4 + (1 - kept) / 8), rel=1e-5)
+
+
+@pytest.mark.parametrize("deviation", [0.1, 0.7, 2.0])
+def test_what_comes_nearer_is_told_no_later_for_being_uncertain(deviation: float) -> None:
+    assert after(1.0, deviation) == after(1.0, None)
+
+
+def test_each_pixel_has_its_own_time() -> None:
+    smooth = DepthSmoother(0.1)
+    smooth(flat(4.0), 0)
+    depth, deviation = flat(8.0), flat(0.1)
+    deviation[0, 1], depth[0, 2], deviation[0, 2] = 1.0, np.nan, np.nan  # where depth is not known, neither is that
+    told = smooth(depth, SECOND // 20, None, deviation)
+    assert told[0, 0] == pytest.approx(after(8.0, 0.1))
+    assert told[0, 1] == pytest.approx(after(8.0, 1.0))
+    assert np.isnan(told[0, 2]) and np.isfinite(told).sum() == 5
+
+
+def test_without_a_time_constant_uncertainty_holds_nothing() -> None:
+    smooth = DepthSmoother(0.0)
+    smooth(flat(4.0), 0)
+    assert smooth(flat(8.0), SECOND // 20, None, flat(2.0))[0, 0] == 8.0
+
+
 @pytest.mark.parametrize("time_constant_s", [-0.1, math.nan, math.inf])
 def test_what_is_no_time_is_refused(time_constant_s: float) -> None:
     with pytest.raises(ValueError, match="time_constant_s"):

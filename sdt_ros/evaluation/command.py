@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sdt_ros.arguments import count
 from sdt_ros.evaluation.arguments import smoothing_s, wrong_arguments
 from sdt_ros.smoothing import USUAL_SMOOTHING_S, DepthSmoother
@@ -140,7 +142,13 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         doubt = None
         if estimator.tells_uncertainty:
             doubt = ReliabilityOfWindows(protocol, source.where, lambda: deviation_of(network.last, motion))
-        work = run_windows(source, network, scorer, probe_every, network.measured, smooth, motion, doubt)
+
+        def hold(depth: np.ndarray, end_ns: int, focal_px: float | None) -> np.ndarray:
+            assert network.last is not None
+            told = network.last.deviation() if smooth.time_constant_s else None
+            return smooth(depth, end_ns, focal_px, told)
+
+        work = run_windows(source, network, scorer, probe_every, network.measured, hold, motion, doubt)
         if motion is not None and motion.problem:
             print(f"sdt eval: {motion.problem}", file=sys.stderr)
         scores = scorer.finish()

@@ -17,7 +17,6 @@ from sdt_ros.evaluation.spread import is_one_of
 from sdt_ros.evaluation.truth import onto
 from sdt_ros.network import EnergyReport
 from sdt_ros.runtime import DepthEstimator, Estimate
-from sdt_ros.smoothing import DepthSmoother
 
 MEASURE_EVERY = 25  # windows; counting spikes layer by layer takes its time
 
@@ -25,6 +24,8 @@ Predict = Callable[[np.ndarray, float | None], np.ndarray]
 """What the evaluation calls: spikes uint8 [T, P, H, W] and the focal length [px] give depth float32 [h, w] metres."""
 Measure = Callable[[np.ndarray, float | None], tuple[np.ndarray, EnergyReport]]
 """The same, and what the window cost."""
+Smooth = Callable[[np.ndarray, int, float | None], np.ndarray]
+"""Takes a window's depth float32 [h, w] metres, its end [ns], and the focal length; gives depth held over time."""
 Rescale = Callable[[Window, np.ndarray], np.ndarray]
 """Brings a window's depth float32 [H, W] metres to a scale that is known from elsewhere."""
 Doubt = Callable[[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]], None]
@@ -102,7 +103,7 @@ def evaluate(
     scorer: Scorer,
     probe_every: int = 0,
     measure: Measure | None = None,
-    smooth: DepthSmoother | None = None,
+    smooth: Smooth | None = None,
     rescale: Rescale | None = None,
     doubt: Doubt | None = None,
 ) -> Work:

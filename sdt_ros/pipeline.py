@@ -357,7 +357,8 @@ class Pipeline:
             scale_deviation = rescale.deviation_beside(scale_deviation)
         deviation, withheld, is_asked = None, 0.0, outputs.asks_deviation
         if is_asked or config.max_deviation:
-            deviation = estimate.deviation(scale_deviation)
+            unchanged = doubt is not None and scale_deviation == estimate.scale_deviation
+            deviation = doubt if unchanged else estimate.deviation(scale_deviation)
         if config.max_deviation and deviation is not None:
             depth, withheld = _without_doubtful(depth, deviation, config.max_deviation)
         times.estimated_ns = time.monotonic_ns()

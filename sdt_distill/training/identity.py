@@ -42,24 +42,14 @@ def require_same_run(path: Path, stored: Mapping[str, Any], config: TrainingConf
         StateError: the identities differ.
     """
     own = identity_of(config, network)
+    grown = {"network": config_of(network), "loss": config.loss}  # get new keys, whose defaults do nothing
     for key, value in own.items():
-        if key not in stored or stored[key] == value or (key == "loss" and same(stored[key], config.loss)):
-            continue
-        if key == "network" and _is_of(network, stored[key]):
+        if key not in stored or stored[key] == value or (key in grown and same(stored[key], grown[key])):
             continue
         raise StateError(
             f"{path} is the state of another run: its {key} is {stored[key]}, the config's is {value}. "
             "Choose another --out, or delete the folder to start over"
         )
-
-
-def _is_of(network: nn.Module, stored: Any) -> bool:
-    """Whether a stored config, which may lack keys that came later, is that of a network."""
-    config = config_of(network)
-    try:
-        return type(config).from_dict(stored) == config
-    except (TypeError, ValueError):
-        return False
 
 
 def warn_of_changes(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

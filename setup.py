@@ -18,6 +18,7 @@ from generate import BuildInterfaces, MessagePackage  # noqa: E402
 DATASETS = ["h5py>=3.8", "hdf5plugin>=4.0"]  # DSEC and MVSEC are hdf5, DSEC with blosc and zstd
 
 DISTILL = ["transformers>=4.56", "onnxruntime>=1.18"]  # teachers: DINOv2 and DINOv3, ONNX depth networks
+EXPORT = ["onnx>=1.17", "onnxscript>=0.5"]  # `sdt export`: what torch's exporter needs
 TRAIN = ["tensorboard>=2.16"]  # training runs without it, and says so
 
 if policy.builds_interfaces():
@@ -35,6 +36,7 @@ setup(
         "datasets": DATASETS,
         "distill": [*DATASETS, *DISTILL],
         "train": [*DATASETS, *DISTILL, *TRAIN],
+        "export": [*EXPORT, "onnxruntime>=1.18"],  # which runs what was exported, to check it
         "bench": ["evt3>=0.4", "mujoco>=3.1", *DATASETS],  # peers to compare with
         "fuzz": ["atheris>=3.0"],  # test/fuzz/guided.py
         # spikingjelly is a test dependency too, but asks for torchvision: the Makefile installs it without.
@@ -47,7 +49,7 @@ setup(
             "mcap>=1.1",
             "mujoco>=3.1",  # an independent ray caster
             "triton>=3.4; sys_platform == 'linux'",  # its interpreter runs the GPU's kernels
-            "onnx>=1.16",  # makes the networks that the ONNX teacher is tested with
+            *EXPORT,  # makes the networks that the ONNX teacher is tested with, too
             *DATASETS,
             *DISTILL,
             *TRAIN,

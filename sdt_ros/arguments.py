@@ -32,6 +32,14 @@ def minutes(text: str) -> float:
     return value
 
 
+def sensor_size(text: str) -> tuple[int, int]:
+    """Width and height [px] written as WIDTHxHEIGHT, as a type for argparse."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WIDTHxHEIGHT, such as 346x260")
+    return int(width), int(height)
+
+
 def wrong_seed(seed: int) -> str:
     """What is wrong with `--seed`; empty if nothing."""
     return "" if 0 <= seed <= MOST_SEED else f"--seed is {seed}, expected 0 to {MOST_SEED}"

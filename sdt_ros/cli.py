@@ -17,6 +17,7 @@ COMMANDS = {
     "eval": ("sdt_ros.evaluation.command", "score depth from a recording against its truth"),
     "simulate": ("sdt_ros.simulation.command", "write a simulated recording with exact depth"),
     "info": ("sdt_ros.info", "print layers, parameters, operations and energy of a network"),
+    "export": ("sdt_ros.export", "write weights as an ONNX graph, from spikes to metres"),
     "bench": ("sdt_ros.bench", "measure speed against named peers"),
 }
 

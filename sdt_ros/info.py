@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sdt_ros.arguments import checkpoint_files, write_text, wrong_outputs, wrong_seed
+from sdt_ros.arguments import checkpoint_files, sensor_size, write_text, wrong_outputs, wrong_seed
 from sdt_ros.events.reduce import reduce_spikes, reduced_size
 from sdt_ros.network import (
     Card,
@@ -45,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
         "--weights", type=weights_file, metavar="FILE", help="a .safetensors checkpoint, its card beside it"
     )
     parser.add_argument(
-        "--size", type=_size, metavar="WxH",
+        "--size", type=sensor_size, metavar="WxH",
         help="sensor resolution in pixels (default: 346x260); an .npz or a bag has its own",
     )  # fmt: skip
     parser.add_argument(
@@ -248,10 +248,3 @@ def _table(report: EnergyReport, figures: dict[str, Any]) -> str:
         "not counted: memory traffic, neurons, norms, pools, interpolation",
     ]
     return "\n".join(lines)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WIDTHxHEIGHT, such as 346x260")
-    return int(width), int(height)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdt_ros.bench import network, network_parts, other_process
+from sdt_ros.bench import network_parts, other_process
 from sdt_ros.cli import main
 from sdt_ros.network import Card, NetworkConfig, build_network, save_checkpoint
 from sdt_ros.runtime import choose
@@ -31,10 +31,12 @@ def small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network_parts, "COPY_BYTES", 1 << 22)
 
 
-@pytest.mark.parametrize("peer", ["eager", "spikingjelly"])
+@pytest.mark.parametrize("peer", ["eager", "spikingjelly", "onnxruntime"])
 def test_figures(weights: Path, tmp_path: Path, peer: str, capsys: pytest.CaptureFixture[str]) -> None:
     if peer == "spikingjelly":
         pytest.importorskip("spikingjelly", reason="pip install --no-deps spikingjelly")
+    if peer == "onnxruntime":
+        pytest.importorskip("onnxscript"), pytest.importorskip("onnxruntime")
     path = tmp_path / "out" / "network.json"
     options = ("--size", "64x48", "--against", peer, "--runtime", "cpu", "--rounds", "3", "--json", str(path))
     assert main(["bench", "network", "--weights", str(weights), *options]) == 0
@@ -105,17 +107,24 @@ def test_what_is_refused(options: tuple[str, ...], message: str, capsys: pytest.
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("peer", "module", "cure"),
+    [
+        ("spikingjelly", "spikingjelly", "pip install --no-deps spikingjelly"),
+        ("onnxruntime", "onnxscript", "pip install 'sdt_ros[export]'"),
+    ],
+)
 def test_a_missing_peer_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "spikingjelly").mkdir()
-    (tmp_path / "spikingjelly" / "__init__.py").write_text(
-        "raise ImportError(\"No module named 'spikingjelly'\", name='spikingjelly')\n"
+    peer: str, module: str, cure: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / module).mkdir()
+    (tmp_path / module / "__init__.py").write_text(
+        f"raise ImportError(\"No module named '{module}'\", name='{module}')\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    assert main(["bench", "network", "--preset", "sdt_tiny", "--size", "32x32"]) == 1
-    assert "spikingjelly is missing: pip install --no-deps spikingjelly" in capsys.readouterr().err
-    assert network.PEERS == ("spikingjelly", "eager", "compile")
+    assert main(["bench", "network", "--preset", "sdt_tiny", "--size", "32x32", "--against", peer]) == 1
+    assert f"{module} is missing: {cure}" in capsys.readouterr().err
 
 
 def test_a_peer_that_gives_up_says_why(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdt_ros.bench.measure import machine
-from sdt_ros.bench.network_peer import PEERS
+from sdt_ros.bench.network_peer import INSTALL, PEERS
 from sdt_ros.bench.other_process import OtherProcessError
 from sdt_ros.weights import weights_file
 
@@ -55,13 +55,15 @@ def run(args: argparse.Namespace) -> int:
 
     from sdt_ros.bench.network_parts import measure
     from sdt_ros.network import Card, CheckpointError, build_network, load_checkpoint
-    from sdt_ros.runtime import DeviceError
+    from sdt_ros.runtime import DeviceError, resolve_device
 
     width, _, height = args.size.partition("x")
     if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 16):
         return _refuse(f"--size {args.size!r} is not WIDTHxHEIGHT of at least 16x16")
     if args.rounds < 1 or args.threads < 0:
         return _refuse("--rounds from 1, --threads from 0")
+    if args.against == "onnxruntime" and resolve_device(args.device)[0].type != "cpu":
+        return _refuse("--against onnxruntime is a peer on the CPU: leave --device out")
     logging.getLogger("torch").setLevel(logging.ERROR)
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads or before)
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     except (CheckpointError, DeviceError, OtherProcessError, ValueError) as error:
         return _refuse(str(error))
     except ImportError as error:
-        print(f"sdt bench network: {error.name} is missing: pip install --no-deps spikingjelly", file=sys.stderr)
+        print(f"sdt bench network: {error.name} is missing: {INSTALL[args.against]}", file=sys.stderr)
         return 1
     finally:
         torch.set_num_threads(before)

@@ -103,7 +103,7 @@ def measure(
         size: (height, width).
         device: as `DepthEstimator` takes it.
         runtime: as `DepthEstimator` takes it.
-        against: "spikingjelly", "eager" or "compile".
+        against: one of `network_peer.PEERS`.
         rounds: of which the median counts.
 
     Raises:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from sdt_ros.network import Card, SpikingDepthTransformer
 
-PEERS = ("spikingjelly", "eager", "compile")
+PEERS = ("spikingjelly", "onnxruntime", "eager", "compile")
+INSTALL = {"spikingjelly": "pip install --no-deps spikingjelly", "onnxruntime": "pip install 'sdt_ros[export]'"}
+"""What a peer is that need not be there, and how it comes."""
 
 
 @contextmanager
@@ -49,14 +51,17 @@ def peer_process(
             yield process
 
 
-def _made(network: SpikingDepthTransformer, against: str) -> nn.Module:
+def _made(network: SpikingDepthTransformer, card: Card, against: str, size: tuple[int, int]) -> nn.Module:
     """The network as written, in evaluation mode, made into the peer."""
     import torch
 
+    from sdt_ros.bench.onnx_peer import in_onnxruntime
     from sdt_ros.bench.spikingjelly_neurons import use_spikingjelly
 
     if against == "spikingjelly":
         return use_spikingjelly(network).eval()
+    if against == "onnxruntime":
+        return in_onnxruntime(network, card, size)
     if against == "compile":
         compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
         return compiled
@@ -65,6 +70,8 @@ def _made(network: SpikingDepthTransformer, against: str) -> nn.Module:
 
 def _neurons(against: str, on_gpu: bool) -> str:
     """Which code computes a peer's neurons: spikingjelly takes the best of what it finds on a GPU, else torch's."""
+    if against == "onnxruntime":
+        return "unrolled over the bins, by onnxruntime; depth in metres, and its uncertainty where it is told"
     if against != "spikingjelly":
         return "those of the network as written" + (", compiled by torch" if against == "compile" else "")
     if not on_gpu:
@@ -95,7 +102,7 @@ def _prepare(told: dict[str, Any]) -> Answers:
         with torch.inference_mode():
             peer(spikes).cpu()
 
-    peer, peak = made_and_run(lambda: _made(network, told["against"]).to(device), show, device)
+    peer, peak = made_and_run(lambda: _made(network, card, told["against"], (height, width)).to(device), show, device)
 
     def run() -> dict[str, float]:
         return {"seconds": turn_seconds(lambda: show(peer))}

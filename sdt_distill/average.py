@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sdt_ros.network import Card
 
 _SAME = ("network", "bins", "window_ms", "depth_range", "input_scale", "focal_px")
@@ -90,6 +92,9 @@ def average(runs: Sequence[Path], out: Path) -> Card:
     for other, _ in loaded:
         other.uncertainty = None  # fitted to other weights than their mean
     states = [other.state_dict() for other, _ in loaded]
+    for k, state in enumerate(states):
+        if (twin := next((j for j in range(k) if _equal(states[j], state)), None)) is not None:
+            raise ValueError(f"{files[k]} holds the same weights as {files[twin]}: a copy; name each run once")
     mean = {
         name: torch.stack([state[name].double() for state in states]).mean(0).to(tensor.dtype)
         if tensor.is_floating_point()
@@ -102,6 +107,10 @@ def average(runs: Sequence[Path], out: Path) -> Card:
     return save_checkpoint(
         out, network, dataclasses.replace(first, steps=steps, scores={}, uncertainty="", training_data="; ".join(seen))
     )
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(bool((tensor == other[name]).all()) for name, tensor in one.items())
 
 
 def _weights_of(run: Path) -> Path:

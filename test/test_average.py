@@ -90,3 +90,14 @@ def test_a_run_named_twice_and_a_folder_that_is_no_run_are_refused(
     assert main(["average", run, str(tmp_path), "--out", str(out)]) == 1
     assert f"{tmp_path} is no run: there is no last.safetensors in it" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_copy_of_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under another name, and with a head for uncertainty fitted to it: it would count twice."""
+    files = [tmp_path / f"{name}.safetensors" for name in ("one", "two", "copy")]
+    for path, seed, told in zip(files, (1, 2, 1), ("", "", "tests"), strict=True):
+        checkpoint(path, seed, uncertainty=told)
+    out = tmp_path / "mean.safetensors"
+    assert main(["average", *map(str, files), "--out", str(out)]) == 1
+    assert f"{files[2]} holds the same weights as {files[0]}" in capsys.readouterr().err
+    assert not out.exists()

@@ -132,6 +132,10 @@ def test_what_cannot_be_shown_is_one_clear_message(
 
 @pytest.mark.ros
 def test_a_stopped_demo_leaves_no_process_behind(bag: Path, tmp_path: Path) -> None:
+    """And the results of the one before, which it has nothing to put in the place of."""
+    earlier = [tmp_path / name for name in ("report.html", "depth_00.png", "animation.gif", "summary.json")]
+    for file in earlier:
+        file.write_text("old")
     process = subprocess.Popen(
         [sys.executable, "-m", "sdt_ros.cli", "demo", "--bag", str(bag), "--out", str(tmp_path), "--rate", "0.05"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -147,6 +151,7 @@ def test_a_stopped_demo_leaves_no_process_behind(bag: Path, tmp_path: Path) -> N
         process.terminate()
         assert process.wait(20) == 130
         assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+        assert all(file.read_text() == "old" for file in earlier)
     finally:
         if process.poll() is None:
             process.kill()

@@ -64,10 +64,6 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     if weights is not None:
         node["weights"] = weights
-    # Not before all that was asked for is known to be usable: a misspelt bag shall cost no results.
-    for name in ("summary.json", "report.html", "animation.gif", "depth_*.png"):  # of an earlier run
-        for old in args.out.glob(name):
-            old.unlink()
     incomplete: list[dict[str, float]] = []
     while True:
         print(f"replay at {rate:g}x")
@@ -79,6 +75,10 @@ def show(args: argparse.Namespace) -> dict[str, Any]:
         print(f"{1 - arrived:.0%} of the windows were skipped: the machine is too busy for that")
         incomplete.append({"replay_rate": rate, "windows_received": len(received.times)})
         rate = max(0.01, round(rate / 2, 2))
+    # Not before there is something new: a misspelt bag, or a demo that is stopped, shall cost no results.
+    for name in ("summary.json", "report.html", "animation.gif", "depth_*.png"):  # of an earlier run
+        for old in args.out.glob(name):
+            old.unlink()
     from sdt_ros.demo.verdict import summarize
 
     summary: dict[str, Any] = {

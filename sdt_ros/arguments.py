@@ -34,9 +34,15 @@ def minutes(text: str) -> float:
 
 def sensor_size(text: str) -> tuple[int, int]:
     """Width and height [px] written as WIDTHxHEIGHT, as a type for argparse."""
+    from sdt_ros.events.encodings import MAX_PIXELS, MAX_SIDE  # loads numba
+
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WIDTHxHEIGHT, such as 346x260")
+    if max(int(width), int(height)) > MAX_SIDE or int(width) * int(height) > MAX_PIXELS:
+        raise argparse.ArgumentTypeError(
+            f"{text} is larger than any sensor: at most {MAX_SIDE} px a side and {MAX_PIXELS} in all"
+        )
     return int(width), int(height)
 
 
@@ -93,6 +99,11 @@ def _unwritable(paths: Iterable[Path]) -> str:
             return f"{path} is a file, no folder; name another"
         return "" if os.access(path, os.W_OK) else f"{path} cannot be written; name another"
     return ""
+
+
+def is_lack_of_memory(error: Exception) -> bool:
+    """Whether memory was asked for that is not there; torch has no error of its own for it on the CPU."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sdt_ros.arguments import checkpoint_files, sensor_size, write_text, wrong_outputs, wrong_seed
+from sdt_ros.arguments import checkpoint_files, is_lack_of_memory, sensor_size, write_text, wrong_outputs, wrong_seed
 from sdt_ros.events.reduce import reduce_spikes, reduced_size
 from sdt_ros.network import (
     Card,
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"sdt info: {error}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
+        if not is_lack_of_memory(error):
             raise
         width, height = args.size or _SIZE
         why = f"{width}x{height} px need more memory than there is; choose a smaller --size"
@@ -95,11 +95,6 @@ def run(args: argparse.Namespace) -> int:
 def _is_file(source: str | None) -> bool:
     """Whether `--input` names a file, whose windows have a size."""
     return source is not None and not source.startswith("noise:")
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-    """Whether memory was asked for that is not there; torch has no error of its own for it on the CPU."""
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _network(args: argparse.Namespace) -> tuple[SpikingDepthTransformer, Card]:

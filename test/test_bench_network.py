@@ -99,6 +99,7 @@ def test_eager_can_be_timed_against_itself(weights: Path, tmp_path: Path) -> Non
         (("--rounds", "0"), "--rounds from 1"),
         (("--preset", "sdt_huge"), "sdt_huge"),
         (("--runtime", "warp"), "unknown runtime 'warp'"),
+        (("--against", "onnxruntime", "--device", "warp"), "warp"),
         (("--weights", "nowhere.safetensors"), "nowhere.safetensors"),
     ],
 )
@@ -111,7 +112,7 @@ def test_what_is_refused(options: tuple[str, ...], message: str, capsys: pytest.
     ("peer", "module", "cure"),
     [
         ("spikingjelly", "spikingjelly", "pip install --no-deps spikingjelly"),
-        ("onnxruntime", "onnxscript", "pip install 'sdt_ros[export]'"),
+        ("onnxruntime", "onnxscript", "pip install onnx onnxscript onnxruntime"),
     ],
 )
 def test_a_missing_peer_is_named(

@@ -62,12 +62,12 @@ def run(args: argparse.Namespace) -> int:
         return _refuse(f"--size {args.size!r} is not WIDTHxHEIGHT of at least 16x16")
     if args.rounds < 1 or args.threads < 0:
         return _refuse("--rounds from 1, --threads from 0")
-    if args.against == "onnxruntime" and resolve_device(args.device)[0].type != "cpu":
-        return _refuse("--against onnxruntime is a peer on the CPU: leave --device out")
     logging.getLogger("torch").setLevel(logging.ERROR)
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads or before)
     try:
+        if args.against == "onnxruntime" and resolve_device(args.device)[0].type != "cpu":
+            raise ValueError("--against onnxruntime is a peer on the CPU: leave --device out")
         if args.weights is not None:
             network, card = load_checkpoint(args.weights)
         else:

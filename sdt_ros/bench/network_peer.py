@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from sdt_ros.network import Card, SpikingDepthTransformer
 
 PEERS = ("spikingjelly", "onnxruntime", "eager", "compile")
-INSTALL = {"spikingjelly": "pip install --no-deps spikingjelly", "onnxruntime": "pip install 'sdt_ros[export]'"}
+INSTALL = {
+    "spikingjelly": "pip install --no-deps spikingjelly",
+    "onnxruntime": "pip install onnx onnxscript onnxruntime",
+}
 """What a peer is that need not be there, and how it comes."""
 
 

@@ -1,7 +1,10 @@
 """Whether an exported graph, run by somebody else, gives the depth of the network that it was made of.
 
-Convolutions add in another order elsewhere, so that a neuron which stands exactly at its threshold may fire or not, and
-a place of the picture may change. Hence shares of pixels, not a largest difference.
+Convolutions add in another order elsewhere, so that a neuron which stands exactly at its threshold may fire or not. One
+such neuron can move the scale of a whole picture by a few per cent: of `sdt_small` at 640x480 it did in two windows of
+twelve, by 2 %, and the network's own layouts of memory differ as much. So windows with events are held to what no
+graph that computes something else would reach, and the window without events, where nothing fires, to rounding: the
+lens, the range of depth and the enlargement are all in it.
 """
 
 from __future__ import annotations
@@ -16,39 +19,46 @@ from numpy.typing import NDArray
 from sdt_ros.network import synthetic_events
 from sdt_ros.runtime import DepthEstimator
 
-TOLERANCE = 0.01
-"""Of a pixel's depth, and of its deviation: relative."""
-MOST_OFF = 0.01
-"""Share of the pixels that may be off by more."""
-_WINDOWS = 3
+MOST_BLANK = 1e-4
+"""How far any pixel of a window without events may be off: of its depth, and of its deviation, relative."""
+MOST_MEDIAN = 0.05
+"""How far the median pixel of each window with events may be off."""
+EXACT = 1e-4
+"""A window whose median pixel is off by less was computed with the very same spikes."""
+_WINDOWS = 4
+
+
+class RunError(RuntimeError):
+    """A graph cannot be opened or run; the message says why."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a graph's output lies from the network's, over some windows.
+    """How far a graph's output lies from the network's; the larger of depth's and deviation's relative differences.
 
     Attributes:
         by: what ran the graph.
-        windows: how many, the last of them without any event.
-        median: of the pixels' relative differences; the larger one of depth's and deviation's, as what follows.
-        most: the largest of them.
-        off: share of the pixels that are off by more than `TOLERANCE`.
+        blank: of a window without events, the largest difference of a pixel.
+        medians: of each window with events, the median difference of its pixels.
     """
 
     by: str
-    windows: int
-    median: float
-    most: float
-    off: float
+    blank: float
+    medians: tuple[float, ...]
 
     @property
     def holds(self) -> bool:
-        """Whether the graph can be taken for the network."""
-        return self.off <= MOST_OFF
+        """Whether the graph can be taken for the network; NaN is no agreement."""
+        return self.blank <= MOST_BLANK and all(median <= MOST_MEDIAN for median in self.medians)
+
+    @property
+    def exact(self) -> int:
+        """Windows with events that were computed with the very same spikes."""
+        return sum(median <= EXACT for median in self.medians)
 
 
 def compare(path: Path, estimator: DepthEstimator, size: tuple[int, int], focal_px: float) -> Agreement | None:
-    """Runs an exported graph on windows of synthetic events, and the network beside it.
+    """Runs an exported graph on windows of synthetic events and on an empty one, and the network beside it.
 
     Args:
         path: the graph's file.
@@ -60,46 +70,46 @@ def compare(path: Path, estimator: DepthEstimator, size: tuple[int, int], focal_
         None where onnxruntime is not installed.
 
     Raises:
-        RuntimeError: onnxruntime cannot open or run the graph.
+        RunError: onnxruntime is broken, or cannot open or run the graph.
     """
     try:
         import onnxruntime
-    except ImportError:
+    except ModuleNotFoundError:
         return None
+    except ImportError as error:
+        raise RunError(f"onnxruntime is installed but does not load: {error}") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; it warns of what it optimises
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        differences = [_differences(session, estimator, spikes, focal_px) for spikes in _windows(estimator, size)]
     except Exception as error:  # onnxruntime's own kinds, without a common base
-        raise RuntimeError(f"onnxruntime cannot run {path}: {str(error).strip().partition(chr(10))[0]}") from error
-    depth, deviation = (np.concatenate(each) for each in zip(*differences, strict=True))
+        raise RunError(
+            f"onnxruntime {onnxruntime.__version__} cannot open what was exported: {_first(error)}"
+        ) from error
+    polarities = estimator.card.network.polarities
+    windows = [synthetic_events(estimator.bins, *size, polarities, seed)[0].numpy() for seed in range(_WINDOWS)]
+    blank = _differences(session, estimator, np.zeros_like(windows[0]), focal_px)
+    told = [_differences(session, estimator, spikes, focal_px) for spikes in windows]
     return Agreement(
         by=f"onnxruntime {onnxruntime.__version__}",
-        windows=len(differences),
-        median=max(float(np.median(each)) for each in (depth, deviation)),
-        most=max(float(each.max()) for each in (depth, deviation)),
-        off=max(float((~(each <= TOLERANCE)).mean()) for each in (depth, deviation)),
+        blank=max(float(each.max()) for each in blank),
+        medians=tuple(max(float(np.median(each)) for each in window) for window in told),
     )
-
-
-def _windows(estimator: DepthEstimator, size: tuple[int, int]) -> list[NDArray[np.uint8]]:
-    polarities = estimator.card.network.polarities
-    windows = [synthetic_events(estimator.bins, *size, polarities, seed)[0].numpy() for seed in range(_WINDOWS - 1)]
-    return [*windows, np.zeros_like(windows[0])]
 
 
 def _differences(
     session: Any, estimator: DepthEstimator, spikes: NDArray[np.uint8], focal_px: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Relative differences of depth and of deviation, of each pixel; of the latter 0 where it is not told."""
+) -> list[NDArray[np.float32]]:
+    """Relative differences of depth and, where it is told, of deviation, of each pixel; NaN where either is NaN."""
     asked = {"spikes": spikes[None], "focal_px": np.array([focal_px], np.float32)}
-    outputs = session.run(None, {each.name: asked[each.name] for each in session.get_inputs()})
+    try:
+        outputs = session.run(None, {each.name: asked[each.name] for each in session.get_inputs()})
+    except Exception as error:  # as above
+        raise RunError(f"onnxruntime cannot run what was exported: {_first(error)}") from error
     told = estimator.estimate(spikes, focal_px=focal_px)
     wanted = [each for each in (told.depth, told.deviation()) if each is not None]
-    depth, *rest = (_off(found[0, 0], want) for found, want in zip(outputs, wanted, strict=True))
-    return depth, rest[0] if rest else np.zeros_like(depth)
+    return [np.abs(found[0, 0] / want - 1) for found, want in zip(outputs, wanted, strict=True)]
 
 
-def _off(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.abs(found / wanted - 1).ravel()
+def _first(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

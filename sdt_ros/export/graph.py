@@ -51,15 +51,16 @@ class EstimatorGraph(nn.Module):
         """Estimates depth.
 
         Args:
-            spikes: [1, T, 2, H, W] uint8 in {0, 1}, oldest bin first; polarity 0 is OFF, 1 is ON.
-            focal_px: float32 [1], the camera's focal length in pixels of the sensor; where `asks_focal_length`.
+            spikes: [1, T, 2, H, W] uint8, oldest bin first; polarity 0 is OFF, 1 is ON; counts are taken for 1.
+            focal_px: float32 [1], the camera's focal length in pixels of the sensor; where `asks_focal_length`. It is
+                not checked: nothing in a graph can refuse.
 
         Returns:
             Depth float32 [1, 1, H, W] in metres along z, within the card's range times the lens's factor. With
             weights that tell it, the standard deviation of ln(depth), float32 [1, 1, H, W], too; an unknown lens is
             not in it.
         """
-        seen = _any(_any(spikes.float(), -2, self._rows), -1, self._columns)
+        seen = _any(_any(spikes.clamp(max=1).float(), -2, self._rows), -1, self._columns)
         told = self.network(seen, with_uncertainty=True)
         metres = self._depth_range.to_metres(self._enlarged(told[:, :1]))
         if focal_px is not None:

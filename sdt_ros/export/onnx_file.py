@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 OPSETS = (18, 23)
 """The oldest and the newest ONNX operator set that the exporter writes."""
-_NEEDS = "pip install 'sdt_ros[export]'"
+INSTALL = "pip install onnx onnxscript onnxruntime"
+"""What brings all that exporting needs."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ExportError(RuntimeError):
@@ -37,8 +41,8 @@ def require_exporter() -> None:
     for module in ("onnx", "onnxscript"):
         try:
             __import__(module)
-        except ImportError as error:
-            raise ExportError(f"needs {module} ({error}): {_NEEDS}") from error
+        except Exception as error:  # also one that does not fit the other packages, in whatever way
+            raise ExportError(f"needs {module} ({error}): {INSTALL}") from error
 
 
 def to_onnx(graph: EstimatorGraph, card: Card, opset: int = OPSETS[0]) -> onnx.ModelProto:
@@ -68,14 +72,20 @@ def to_onnx(graph: EstimatorGraph, card: Card, opset: int = OPSETS[0]) -> onnx.M
                 verbose=False,
             )  # fmt: skip
     except Exception as error:  # the exporter's own kinds, of which most are private
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ExportError(f"torch {torch.__version__} cannot export this network to opset {opset}: {first}") from error
+        chain = list(_causes(error))
+        if any(isinstance(each, KeyboardInterrupt) for each in chain):  # taken for a failed import
+            raise KeyboardInterrupt from error
+        reason = _COLOURS.sub("", str(chain[-1])).strip().partition("\n")[0] or type(chain[-1]).__name__
+        raise ExportError(
+            f"torch {torch.__version__} cannot export this network to opset {opset}: {reason}; another --opset or "
+            "another version of torch and onnxscript may"
+        ) from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     for node in model.graph.node:  # lines of our source, and where it lies on this machine
         node.ClearField("doc_string")
         del node.metadata_props[:]
-    model.producer_name, model.producer_version = "sdt_ros", metadata.version("sdt_ros")
+    model.producer_name, model.producer_version = "sdt_ros", _version()
     model.doc_string = _description(graph, card)
     for key, value in _facts(graph, card).items():
         entry = model.metadata_props.add()
@@ -95,25 +105,24 @@ def write(model: onnx.ModelProto, path: Path, check: Callable[[Path], None]) -> 
         OSError: it cannot be written; the message names the file.
         Exception: what `check` raises.
     """
-    part = path.with_name(path.name + ".part")
+    target = path.resolve()  # of a link, what it points to
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(model.SerializeToString())
-        check(part)
-        part.replace(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
+            part = Path(folder) / target.name
+            part.write_bytes(model.SerializeToString())
+            check(part)
+            part.replace(target)
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror}; name a file elsewhere") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def describe_inputs(graph: EstimatorGraph, card: Card) -> list[str]:
     """What goes in, and what comes out: a line each."""
     height, width = graph.size
     lines = [
-        f"in   spikes     uint8 {list(graph.spikes_shape)} in {{0, 1}}: {card.bins} bins of a window of "
-        f"{card.window_ms:g} ms, oldest first; polarity 0 is OFF, 1 is ON"
+        f"in   spikes     uint8 {list(graph.spikes_shape)} in {{0, 1}}: a window of {card.window_ms:g} ms in T = "
+        f"{card.bins}, oldest first; polarity 0 is OFF, 1 is ON"
     ]
     if graph.asks_focal_length:
         usual = f"{graph.usual_focal_px:.6g} where nobody knows it"
@@ -141,6 +150,23 @@ def _facts(graph: EstimatorGraph, card: Card) -> dict[str, str]:
     if graph.asks_focal_length:
         facts["sdt_ros.usual_focal_px"] = json.dumps(graph.usual_focal_px)
     return facts
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what led to it, the innermost last."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        yield each
+        each = each.__cause__ or each.__context__
+
+
+def _version() -> str:
+    try:
+        return metadata.version("sdt_ros")
+    except metadata.PackageNotFoundError:  # run from the source tree
+        return "unknown"
 
 
 @contextlib.contextmanager

@@ -68,8 +68,10 @@ class SoftmaxProduct(nn.Module):
     """softmax(Q K^T / sqrt d) V of real numbers (Vaswani et al., arXiv 1706.03762); it has no parameters."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attends: q, k, v [..., N tokens, d] to [..., N, d]."""
-        return functional.scaled_dot_product_attention(q, k, v)
+        """Attends: q, k, v [T, B, heads, N tokens, d] to the same shape."""
+        steps = q.shape[:2]  # exporters know the product of four axes alone
+        attended = functional.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+        return attended.unflatten(0, steps)
 
     def operations(self, q: Tensor, k: Tensor, v: Tensor) -> list[tuple[str, int, float | None]]:
         """What one call costs, as `SpikeProduct.operations`; the exponentials are not counted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ def plot(summary: Mapping[str, Any], title: str, path: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -38,11 +40,14 @@ def plot(summary: Mapping[str, Any], title: str, path: Path) -> None:
             summary["floors"][MAP]["rmse_log"], color="0.5", linestyle="--", linewidth=1, label=f"floor: {MAP}"
         )
     axes.set_xscale("log")
+    least, most = axes.get_xlim()
+    few = LogLocator(subs=(1, 2, 5)) if most > 4 * least else MaxNLocator(6)  # more labels lie upon each other
+    axes.xaxis.set_major_locator(few)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("energy of a window [mJ], operations alone")
     axes.set_ylabel("RMSE log, held out")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(textwrap.fill(title, 80), fontsize=10)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)

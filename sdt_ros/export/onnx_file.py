@@ -38,11 +38,11 @@ def require_exporter() -> None:
     Raises:
         ExportError: onnx or onnxscript is not installed.
     """
-    for module in ("onnx", "onnxscript"):
-        try:
-            __import__(module)
-        except Exception as error:  # also one that does not fit the other packages, in whatever way
-            raise ExportError(f"needs {module} ({error}): {INSTALL}") from error
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except Exception as error:  # also one that does not fit the other packages, in whatever way
+        raise ExportError(f"needs onnx and onnxscript ({error}): {INSTALL}") from error
 
 
 def to_onnx(graph: EstimatorGraph, card: Card, opset: int = OPSETS[0]) -> onnx.ModelProto:

@@ -97,10 +97,10 @@ def run(args: argparse.Namespace) -> int:
 def _verdict(agreement: Agreement | None) -> str:
     if agreement is None:
         return "NOT CHECKED against the network: onnxruntime is not installed (pip install onnxruntime)"
-    worst = f", the median pixel of the worst is off by {max(agreement.medians):.1%}"
+    worst = f"the median pixel of the worst off by {max(agreement.medians):.2%}"
     return (
         f"{agreement.by} on the CPU, beside the network: {agreement.exact} of {len(agreement.medians)} windows of "
-        f"synthetic events with the very same spikes{'' if agreement.exact == len(agreement.medians) else worst} "
+        f"synthetic events with the very same spikes, {worst} "
         f"({MOST_MEDIAN:.0%} may be); without events off by {agreement.blank:.1e} ({MOST_BLANK:.0e} may be)"
     )
 

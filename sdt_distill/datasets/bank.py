@@ -8,12 +8,13 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
+
+from sdt_ros.version import package_version
 
 from .bank_files import (
     DEPTH_ERROR,
@@ -253,7 +254,7 @@ def write_bank(
     finished = all(k in there and there[k]["samples"] >= n for k, n in plan.items())
     if finished:
         content = {
-            "written_by": f"sdt_ros {_version()}",
+            "written_by": f"sdt_ros {package_version()}",
             "config": {**config.to_dict(), "samples": most},
             "identity": identity,
             "end_us": config.end_us,
@@ -285,13 +286,6 @@ def _identity(config: SimulatedConfig, shard: int) -> dict[str, Any]:
     del identity["samples"]
     identity["photographs"] = sorted(f"{path.name}:{path.stat().st_size}" for path in config.photograph_files())
     return {**identity, "shard": shard}
-
-
-def _version() -> str:
-    try:
-        return version("sdt_ros")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _write_shard(folder: Path, k: int, count: int, shard: int, source: SimulatedSource, key: str, bar: Any) -> None:

@@ -9,7 +9,6 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ import torch
 
 from sdt_ros.export.graph import EstimatorGraph
 from sdt_ros.network import Card
+from sdt_ros.version import package_version
 
 if TYPE_CHECKING:
     import onnx
@@ -85,7 +85,7 @@ def to_onnx(graph: EstimatorGraph, card: Card, opset: int = OPSETS[0]) -> onnx.M
     for node in model.graph.node:  # lines of our source, and where it lies on this machine
         node.ClearField("doc_string")
         del node.metadata_props[:]
-    model.producer_name, model.producer_version = "sdt_ros", _version()
+    model.producer_name, model.producer_version = "sdt_ros", package_version()
     model.doc_string = _description(graph, card)
     for key, value in _facts(graph, card).items():
         entry = model.metadata_props.add()
@@ -160,13 +160,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(each))
         yield each
         each = each.__cause__ or each.__context__
-
-
-def _version() -> str:
-    try:
-        return metadata.version("sdt_ros")
-    except metadata.PackageNotFoundError:  # run from the source tree
-        return "unknown"
 
 
 @contextlib.contextmanager

@@ -32,8 +32,8 @@ def minutes(text: str) -> float:
     return value
 
 
-def sensor_size(text: str) -> tuple[int, int]:
-    """Width and height [px] written as WIDTHxHEIGHT, as a type for argparse."""
+def sensor_size(text: str, least: int = 1) -> tuple[int, int]:
+    """Width and height [px] written as WIDTHxHEIGHT, as a type for argparse; neither is less than `least`."""
     from sdt_ros.events.encodings import MAX_PIXELS, MAX_SIDE  # loads numba
 
     width, _, height = text.partition("x")
@@ -43,7 +43,16 @@ def sensor_size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(
             f"{text} is larger than any sensor: at most {MAX_SIDE} px a side and {MAX_PIXELS} in all"
         )
+    if min(int(width), int(height)) < least:
+        raise argparse.ArgumentTypeError(f"{text} is too small: at least {least} px a side")
     return int(width), int(height)
+
+
+def network_size(text: str) -> tuple[int, int]:
+    """The same, of at least one token of the network a side."""
+    from sdt_ros.network.config import PATCH  # loads torch
+
+    return sensor_size(text, PATCH)
 
 
 def wrong_seed(seed: int) -> str:

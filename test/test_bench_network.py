@@ -94,8 +94,6 @@ def test_eager_can_be_timed_against_itself(weights: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "options, message",
     [
-        (("--size", "346"), "--size '346'"),
-        (("--size", "8x8"), "at least 16x16"),
         (("--rounds", "0"), "--rounds from 1"),
         (("--preset", "sdt_huge"), "sdt_huge"),
         (("--runtime", "warp"), "unknown runtime 'warp'"),

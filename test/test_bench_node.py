@@ -83,7 +83,6 @@ def test_traffic_is_what_was_asked_for(encoding):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--size", "big"), "WxH"),
         (("--encoding", "evt9"), "evt21"),
         (("--rate-mev", "0"), "rate_mev"),
         (("--rate-mev", "500", "--seconds", "60"), "less long"),

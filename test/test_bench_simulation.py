@@ -99,13 +99,9 @@ def test_why_a_platform_fails_is_told(monkeypatch):
     assert name is None and "abacus: ModuleNotFoundError" in why and "libegl1" in why
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [(["--size", "big"], "--size big"), (["--size", "4x4"], "8 to 2048"), (["--rounds", "0"], "--rounds, --samples")],
-)
-def test_senseless_arguments_are_refused(arguments, message, capsys):
-    assert main(["bench", "simulation", *arguments]) == 2
-    assert message in capsys.readouterr().err
+def test_senseless_arguments_are_refused(capsys):
+    assert main(["bench", "simulation", "--rounds", "0"]) == 2
+    assert "--rounds, --samples" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("family", ["hallway", "driving"])

@@ -45,8 +45,6 @@ def test_the_peer_is_the_same_network() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "172"], "is not WIDTHxHEIGHT"),
-        (["--size", "8x64"], "is not WIDTHxHEIGHT"),
         (["--batch", "0"], "--batch and --rounds from 1"),
         (["--rounds", "0"], "--batch and --rounds from 1"),
         (["--preset", "huge"], "presets: sdt, sdt_small, sdt_tiny"),

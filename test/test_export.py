@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import errno
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -367,3 +368,20 @@ def test_weights_that_are_not_there_and_sizes_that_are_none(tmp_path: Path, caps
         with pytest.raises(SystemExit, match="2"):
             run("--size", size, "--out", tmp_path / "net.onnx")
         assert words in capsys.readouterr().err
+
+
+def test_sigterm_while_exporting_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = checkpoint(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def told_to_stop(file: Path, *_: object) -> None:
+        assert file.is_file() and file.parent.parent == tmp_path
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(command, "compare", told_to_stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):  # of which `sdt` makes exit code 130
+            run("--weights", weights, "--size", "40x32", "--out", tmp_path / "net.onnx")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["net.json", "net.safetensors"]

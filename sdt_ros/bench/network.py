@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdt_ros.arguments import network_size
 from sdt_ros.bench.measure import machine
 from sdt_ros.bench.network_peer import INSTALL, PEERS
 from sdt_ros.bench.other_process import OtherProcessError
@@ -37,7 +38,9 @@ def add_parser(benchmarks: Any) -> None:
     )
     parser.add_argument("--preset", default="sdt", help="network (sdt)")
     parser.add_argument("--weights", type=weights_file, metavar="FILE", help="a checkpoint, in the preset's place")
-    parser.add_argument("--size", default="346x260", metavar="WxH", help="pixels of the spikes (346x260)")
+    parser.add_argument(
+        "--size", type=network_size, default="346x260", metavar="WxH", help="pixels of the spikes (346x260)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto (cpu)")
     parser.add_argument("--runtime", default="auto", help="auto, eager, cpu, cpu_int8, cuda or cuda_torch (auto)")
     parser.add_argument("--against", choices=PEERS, default="spikingjelly", help="the peer (spikingjelly)")
@@ -57,9 +60,6 @@ def run(args: argparse.Namespace) -> int:
     from sdt_ros.network import Card, CheckpointError, build_network, load_checkpoint
     from sdt_ros.runtime import DeviceError, resolve_device
 
-    width, _, height = args.size.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 16):
-        return _refuse(f"--size {args.size!r} is not WIDTHxHEIGHT of at least 16x16")
     if args.rounds < 1 or args.threads < 0:
         return _refuse("--rounds from 1, --threads from 0")
     logging.getLogger("torch").setLevel(logging.ERROR)
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             network = build_network(card.network)
         result = measure(
             copy.deepcopy(network.eval()), card, args.preset if args.weights is None else str(args.weights),
-            (int(height), int(width)), args.device, args.runtime, args.against, args.rounds,
+            args.size[::-1], args.device, args.runtime, args.against, args.rounds,
         )  # fmt: skip
     except (CheckpointError, DeviceError, OtherProcessError, ValueError) as error:
         return _refuse(str(error))

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdt_ros.arguments import sensor_size
 from sdt_ros.bags import BagError, events_topic, open_bag
 from sdt_ros.bench.measure import machine
 from sdt_ros.demo.graph import LARGE_DATA, GraphError, Process
@@ -113,7 +114,9 @@ def add_parser(benchmarks: Any) -> None:
     parser.add_argument("--rate-mev", type=float, default=1.0, metavar="MEV", help="million events a second (1)")
     parser.add_argument("--packets-per-s", type=float, default=100.0, metavar="N", help="packets a second (100)")
     parser.add_argument("--encoding", default="evt3", help="byte format of the packets (evt3)")
-    parser.add_argument("--size", default="346x260", metavar="WxH", help="of the sensor [px] (346x260)")
+    parser.add_argument(
+        "--size", type=sensor_size, default="346x260", metavar="WxH", help="of the sensor [px] (346x260)"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="how long to measure [s] (10)")
     parser.add_argument("--bag", type=Path, metavar="BAG", help="send this recording's packets instead")
     parser.add_argument("--rate", type=float, default=1.0, metavar="X", help="of the replay: bag seconds a second (1)")
@@ -158,12 +161,8 @@ def run(args: argparse.Namespace) -> int:
 def _traffic(args: argparse.Namespace) -> Traffic:
     from sdt_ros.bench.node_traffic import Traffic
 
-    try:
-        width, height = (int(side) for side in args.size.split("x"))
-    except ValueError:
-        raise ValueError(f"--size {args.size} is not WxH, such as 346x260") from None
     return Traffic(
-        _EVENTS, _INFO, "", width, height, args.encoding, args.rate_mev, args.packets_per_s, LEAD_S + args.seconds
+        _EVENTS, _INFO, "", *args.size, args.encoding, args.rate_mev, args.packets_per_s, LEAD_S + args.seconds
     )
 
 

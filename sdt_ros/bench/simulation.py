@@ -16,12 +16,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
+from sdt_ros.arguments import sensor_size
 from sdt_ros.bench.measure import machine
 
 if TYPE_CHECKING:
@@ -104,7 +106,10 @@ def add_parser(benchmarks: Any) -> None:
         description="Simulated samples a second (spikes, depth, frame) on two cores and, where there is one, on the "
         "GPU, beside MuJoCo rendering the same scenes by EGL or OSMesa with a numba event model (ESIM).",
     )
-    parser.add_argument("--size", default="172x130", metavar="WxH", help="resolution, with davis346's lens (172x130)")
+    parser.add_argument(
+        "--size", type=partial(sensor_size, least=8), default="172x130", metavar="WxH",
+        help="resolution, with davis346's lens (172x130)",
+    )  # fmt: skip
     parser.add_argument("--samples", type=int, default=8, metavar="N", help="samples of each family in a round (8)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds, of which the median counts (5)")
     parser.add_argument("--cores", type=int, default=2, metavar="N", help="processor cores to use (2)")
@@ -115,15 +120,11 @@ def add_parser(benchmarks: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `sdt bench simulation`; returns the exit code: 0 also where the peer cannot run, which is said."""
-    size = args.size.split("x")
-    if len(size) != 2 or not all(side.isdigit() and 8 <= int(side) <= 2048 for side in size):
-        print(f"sdt bench simulation: --size {args.size} is not WxH of 8 to 2048 px a side", file=sys.stderr)
-        return 2
     if args.rounds < 1 or args.samples < 1 or args.cores < 1:
         print("sdt bench simulation: --rounds, --samples and --cores take numbers of 1 or more", file=sys.stderr)
         return 2
     with some_cores(args.cores):
-        result = measure((int(size[0]), int(size[1])), args.samples, args.rounds, peer=not args.no_peer)
+        result = measure(args.size, args.samples, args.rounds, peer=not args.no_peer)
     print(text(result))
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from sdt_ros.arguments import sensor_size
 from sdt_ros.bench.measure import machine
 from sdt_ros.bench.node import own_domain
 from sdt_ros.bench.soak_faults import KINDS, Fault, schedule
@@ -56,7 +57,9 @@ def add_parser(benchmarks: Any) -> None:
     parser.add_argument("--preset", default="sdt_tiny", help="network with random weights (sdt_tiny)")
     parser.add_argument("--weights", type=weights_file, metavar="FILE", help="checkpoint to run instead")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--size", default="240x180", metavar="WxH", help="of the sensor [px] (240x180)")
+    parser.add_argument(
+        "--size", type=sensor_size, default="240x180", metavar="WxH", help="of the sensor [px] (240x180)"
+    )
     parser.add_argument("--rate-mev", type=float, default=0.3, metavar="MEV", help="million events a second (0.3)")
     parser.add_argument("--packets-per-s", type=float, default=100.0, metavar="N", help="packets a second (100)")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep what the processes print")
@@ -75,7 +78,6 @@ def run(args: argparse.Namespace) -> int:
         faults = schedule(args.seed, tuple(args.kinds.split(",")) if args.kinds else tuple(KINDS), args.pause)
         next(faults)  # complains of unknown kinds
         faults = schedule(args.seed, tuple(args.kinds.split(",")) if args.kinds else tuple(KINDS), args.pause)
-        width, height = _size(args.size)
     except ValueError as error:
         print(f"sdt bench soak: {error}", file=sys.stderr)
         return 2
@@ -85,14 +87,14 @@ def run(args: argparse.Namespace) -> int:
         with _folder(args.logs) as folder, own_domain():
             from sdt_ros.bench.soak_graph import SoakGraph, node_arguments, traffic_of
 
-            traffic = traffic_of(width, height, args.rate_mev, args.packets_per_s)
+            traffic = traffic_of(*args.size, args.rate_mev, args.packets_per_s)
             graph = SoakGraph(Path(folder), node_arguments(traffic, _network(args)), traffic)
             try:
                 if args.overload:
                     from sdt_ros.bench.soak_overload import overload
 
                     return overload(graph, args)
-                ledger, complaints = soak(graph, args, faults, (width, height))
+                ledger, complaints = soak(graph, args, faults, args.size)
             finally:
                 graph.close()
     except ImportError as error:
@@ -185,14 +187,6 @@ def _network(args: argparse.Namespace) -> list[str]:
     if args.weights:
         return [f"device:={args.device}", f"weights:={args.weights.absolute()}"]
     return [f"device:={args.device}", f"preset:={args.preset}", "allow_untrained:=true"]
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(side) for side in text.split("x"))
-    except ValueError:
-        raise ValueError(f"--size {text} is not WxH, such as 240x180") from None
-    return width, height
 
 
 def write(path: Path | None, content: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdt_ros.arguments import network_size
 from sdt_ros.bench.measure import machine, median_seconds
 from sdt_ros.bench.other_process import OtherProcessError, other_process
 
@@ -80,7 +81,9 @@ def add_parser(benchmarks: Any) -> None:
         "keeps for its backward pass.",
     )
     parser.add_argument("--preset", default="sdt_tiny", help="network (sdt_tiny)")
-    parser.add_argument("--size", default="172x130", metavar="WxH", help="pixels of the spikes (172x130)")
+    parser.add_argument(
+        "--size", type=network_size, default="172x130", metavar="WxH", help="pixels of the spikes (172x130)"
+    )
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="samples a step (8)")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="steps of each, the median counts (7)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto (cpu)")
@@ -98,10 +101,6 @@ def run(args: argparse.Namespace) -> int:
     from sdt_ros.network.config import presets
     from sdt_ros.runtime import DeviceError, resolve_device
 
-    width, _, height = args.size.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 16):
-        print(f"sdt bench training: --size {args.size!r} is not WIDTHxHEIGHT of at least 16x16", file=sys.stderr)
-        return 2
     if args.batch < 1 or args.rounds < 1:
         print("sdt bench training: --batch and --rounds from 1", file=sys.stderr)
         return 2
@@ -116,10 +115,9 @@ def run(args: argparse.Namespace) -> int:
     if args.cpu_time and device.type != "cpu":
         print("sdt bench training: --cpu-time counts no work of a GPU: leave it out", file=sys.stderr)
         return 2
+    width, height = args.size
     try:
-        result = measure(
-            args.preset, int(height), int(width), args.batch, args.rounds, args.precision, args.cpu_time, device
-        )
+        result = measure(args.preset, height, width, args.batch, args.rounds, args.precision, args.cpu_time, device)
     except OtherProcessError as error:
         print(f"sdt bench training: {error}", file=sys.stderr)
         return 1
@@ -128,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     clock = "processor time of one thread" if args.cpu_time else "wall clock"
     print(f"{machine()}; {result.device}; median of {args.rounds} rounds, {clock}")
-    print(f"{result.preset}, {args.size}, T = {BINS}, batch {result.batch}, {result.precision}; kept for backward")
+    print(f"{result.preset}, {width}x{height}, T = {BINS}, batch {result.batch}, {result.precision}; kept for backward")
     for name, speed, kept, peak in (
         ("compiled layers", result.samples_s, result.kept_mb, result.peak_mb),
         ("plain modules", result.eager_samples_s, result.eager_kept_mb, result.eager_peak_mb),

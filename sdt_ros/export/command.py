@@ -6,6 +6,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the file; 0, or 1 or 2 with a message."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half written must not stay behind
     kept = checkpoint_files(args.weights)
     wrong = wrong_outputs({"--out": args.out, "--json": args.json}, kept=kept)
     if not wrong and args.out.suffix != ".onnx":

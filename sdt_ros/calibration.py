@@ -5,7 +5,9 @@ Source: REP 104 (CameraInfo) and the camera_calibration_parsers YAML.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -170,12 +172,17 @@ class Calibration:
     def rectification(self) -> tuple[np.ndarray, np.ndarray]:
         """Where each pixel of the rectified image lies on the sensor, and how its depth follows from the sensor's.
 
-        Depth is along the optical axis, and R turns that: the same point has another depth in the rectified frame.
+        Depth is along the optical axis, and R turns that: the same point has another depth in the rectified frame. What
+        is returned is made once, which takes tenths of a second for a large sensor, and cannot be written to.
 
         Returns:
             intp [height * width]: index of the nearest sensor pixel, height * width where the sensor does not see it.
             float32 [height * width]: rectified depth over sensor depth.
         """
+        return self._maps
+
+    @cached_property
+    def _maps(self) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = np.mgrid[0 : self.height, 0 : self.width]
         rays = np.stack([columns, rows, np.ones_like(rows)], -1).reshape(-1, 3) @ np.linalg.inv(self.p[:, :3]).T
         rays = rays @ self.r  # back from the rectified frame: R is orthonormal
@@ -189,7 +196,9 @@ class Calibration:
         seen &= np.hypot(x, y) <= self._widest(float(np.hypot(x, y)[in_front].max(initial=0.0)))
         source = np.full(seen.size, seen.size, np.intp)
         source[seen] = v[seen] * self.width + u[seen]
-        return source, (1 / z).astype(np.float32)
+        ratio = (1 / z).astype(np.float32)
+        source.flags.writeable = ratio.flags.writeable = False
+        return source, ratio
 
     def _widest(self, limit: float) -> float:
         """The radius up to which distortion moves outward, at most `limit`.
@@ -260,16 +269,19 @@ class CalibrationSource:
     Attributes:
         current: the calibration; None while there is none.
         frame_id: optical frame that its message names; empty for one from a file.
+        changes: times that a message told another calibration than the one before it.
     """
 
     def __init__(self) -> None:
         self.current: Calibration | None = None
         self.frame_id = ""
+        self.changes = 0
         self._problem = ""
+        self._met: deque[Calibration] = deque(maxlen=2)  # two who publish in turn are told apart, not met anew
 
     def clear(self) -> None:
         """Forget it."""
-        self.current, self.frame_id, self._problem = None, "", ""
+        self.current, self.frame_id, self._problem, self.changes = None, "", "", 0
 
     def load(self, url: str) -> None:
         """Take it from a file; see `Calibration.from_url`."""
@@ -283,8 +295,13 @@ class CalibrationSource:
             calibration, self._problem = None, str(error)
         self.frame_id = "" if calibration is None else info.header.frame_id
         # Cameras repeat theirs many times a second: what has been worked out from it must stay good.
-        if calibration is None or not calibration.equals(self.current):
-            self.current = calibration
+        if calibration is not None:
+            known = next((one for one in self._met if calibration.equals(one)), None)
+            if known is None:
+                self._met.append(calibration)
+            calibration = known or calibration
+        self.changes += calibration is not self.current
+        self.current = calibration
 
     def problem(self, height: int, width: int) -> str:
         """Why it cannot be used for a sensor of that size (0 where unknown); empty where it can, or there is none."""

@@ -9,7 +9,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from sdt_ros.events import EventStream
 from sdt_ros.inference import Ledger
-from sdt_ros.lens import USUAL_FOCAL_LENGTH
+from sdt_ros.lens import LENS_UNKNOWN
 from sdt_ros.load import Carried
 from sdt_ros.outputs import Totals
 
@@ -142,6 +142,8 @@ class Health:
         max_silence_s: how long that may be.
         calibrated: whether a calibration of the sensor's size is known.
         calibration_problem: why a calibration cannot be used; empty where none is wrong.
+        calibration_changes: times that the calibration became another one in the last second.
+        calibration_publishers: how many publish calibrations.
         calibration_stranger: why a calibration that is used may be another camera's; empty where nothing speaks for it.
         has_odometry: whether odometry came in.
         motion_problem: why odometry does not tell how the camera moves; empty where it does, or there is none.
@@ -176,6 +178,8 @@ class Health:
     max_silence_s: float = 1.0
     calibrated: bool = False
     calibration_problem: str = ""
+    calibration_changes: int = 0
+    calibration_publishers: int = 0
     calibration_stranger: str = ""
     has_odometry: bool = False
     motion_problem: str = ""
@@ -297,7 +301,13 @@ def _warnings(health: Health) -> list[str]:
             )
         elif second.restarts:
             found.append(f"the stream started over {second.restarts} times")
-        if health.calibration_problem:
+        if health.calibration_changes > 1:  # one is a new calibration
+            found.append(
+                f"the calibration changed {health.calibration_changes} times in the last second, "
+                f"{health.calibration_publishers} publish it: remap ~/camera_info to that of the event camera alone, "
+                "or set camera_info_url"
+            )
+        elif health.calibration_problem:
             found.append(health.calibration_problem)
         elif not health.calibrated:
             found.append("no calibration: camera_info is empty, set camera_info_url or publish ~/camera_info")
@@ -313,8 +323,7 @@ def _warnings(health: Health) -> list[str]:
                 "max_deviation" + ("" if health.has_odometry else ", or give the node odometry")
             )
         if health.needs_lens and not health.calibrated:
-            degrees = 2 * math.degrees(math.atan(0.5 / USUAL_FOCAL_LENGTH))
-            found.append(f"the focal length is not known: metres are for a lens of {degrees:.0f} degrees across")
+            found.append(LENS_UNKNOWN)
         if health.rivals:
             found.append(f"{health.rivals} more publish on {health.depth_topic}: give each node a namespace")
     if health.device_lost:

@@ -18,6 +18,10 @@ USUAL_FOCAL_LENGTH = 0.7
 UNKNOWN_LENS_DEVIATION = 0.3
 """Standard deviation of ln(focal length) around the usual one, where nobody says: 50 to 95 degrees are common."""
 
+_USUAL_DEGREES = 2 * math.degrees(math.atan(0.5 / USUAL_FOCAL_LENGTH))
+LENS_UNKNOWN = f"the focal length is not known: metres are for a lens of {_USUAL_DEGREES:.0f} degrees across"
+"""What people are told then."""
+
 _SHORTEST = 0.05  # of the picture's width; a fish-eye of 180 degrees has 0.3
 
 

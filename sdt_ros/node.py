@@ -7,6 +7,7 @@ import sdt_ros.memory  # noqa: F401  before numpy and DDS start threads, which w
 # isort: split
 import argparse
 import math
+import re
 import sys
 import threading
 import time
@@ -60,6 +61,7 @@ class DepthNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._sensor_size = WARM_UP_SIZE  # as the last camera's was
         self._calibrations = CalibrationSource()
+        self._calibration_changes = 0  # as the last diagnostics knew them
         self._motion = CameraMotion(hears_static=TFMessage is not None)
         self._subscriptions_made: list[Any] = []
         self._state = "unconfigured"
@@ -213,6 +215,7 @@ class DepthNode(LifecycleNode):
                 self._sensor_size = self._pipeline.stream.sensor_size
         self._pipeline = None
         self._calibrations.clear()
+        self._calibration_changes = 0
         self._motion.clear()
         self._seconds.restart()
 
@@ -241,8 +244,9 @@ class DepthNode(LifecycleNode):
                 self._last_events_ns = received_ns
         except (ValueError, MemoryError) as error:
             self._rejection = str(error)
-            if self._rejection not in self._rejections:  # two faults in turn are said once each
-                self._rejections.append(self._rejection)
+            kind = re.sub(r"\d+", "0", self._rejection)  # the same fault with other numbers is not news
+            if kind not in self._rejections:  # two faults in turn are said once each
+                self._rejections.append(kind)
                 self.get_logger().error(f"packet {packet.seq} rejected: {error}")
         self._idle_since_ns = time.monotonic_ns()
 
@@ -288,6 +292,7 @@ class DepthNode(LifecycleNode):
         stats, total = pipeline.last_stats, pipeline.counts()
         second = self._seconds.passed(total)
         now_ns = time.monotonic_ns()
+        changes, self._calibration_changes = self._calibration_changes, self._calibrations.changes
         depth_topic, rivals = pipeline.rivals()
         return Health(
             state=self._state,
@@ -300,7 +305,9 @@ class DepthNode(LifecycleNode):
             max_silence_s=config.max_silence_s,
             calibrated=self._calibrations.current is not None and not calibration_problem,
             calibration_problem=calibration_problem,
-            calibration_stranger=self._calibrations.stranger(pipeline.stream.frame_id),
+            calibration_changes=self._calibrations.changes - changes,
+            calibration_publishers=self._publishers_of(CameraInfo),
+            calibration_stranger=self._calibrations.stranger(config.frame_id or pipeline.stream.frame_id),
             has_odometry=bool(self._motion.messages),
             motion_problem=pipeline.motion_problem or self._silent_odometry(),
             scale_deviation=math.nan if stats is None else stats.scale_deviation,
@@ -323,6 +330,10 @@ class DepthNode(LifecycleNode):
             second=second,
             total=total,
         )
+
+    def _publishers_of(self, kind: type) -> int:
+        """How many publish on the topics of a type that the node listens to."""
+        return sum(self.count_publishers(s.topic_name) for s in self._subscriptions_made if s.msg_type is kind)
 
     def _silent_odometry(self) -> str:
         """Why there is no odometry where somebody asked for it by a name of his own; empty where nobody did."""

@@ -52,9 +52,6 @@ class Outputs:
         except BaseException:
             self.destroy()
             raise
-        self._calibration: Calibration | None = None
-        self._source: np.ndarray | None = None
-        self._scale: np.ndarray | None = None
 
     def _publisher(self, kind: Any, name: str) -> Any:
         # A profile for each: rclpy writes a topic's overrides into it.
@@ -115,23 +112,15 @@ class Outputs:
         """Publish statistics."""
         self._stats.publish(message)
 
-    def prepare(self, calibration: Calibration) -> None:
-        """Make the map that images of this lens are rectified by, unless it is there."""
-        if not calibration.is_rectified and calibration is not self._calibration:
-            self._source, self._scale = calibration.rectification()
-            self._calibration = calibration  # behind it: where it fails, the map is not this one's
-
     def _rectified(self, depth: np.ndarray, calibration: Calibration) -> np.ndarray:
-        moved = self._moved(depth, calibration)
-        assert self._scale is not None
-        return moved * self._scale.reshape(depth.shape)
+        _, ratio = calibration.rectification()
+        return self._moved(depth, calibration) * ratio.reshape(depth.shape)
 
     def _moved(self, image: np.ndarray, calibration: Calibration) -> np.ndarray:
         """Pixels where they are in the rectified image, NaN where the sensor does not see."""
-        self.prepare(calibration)
-        assert self._source is not None
+        source, _ = calibration.rectification()
         padded = np.append(image.reshape(-1), np.float32(np.nan))
-        moved: np.ndarray = padded[self._source].reshape(image.shape)
+        moved: np.ndarray = padded[source].reshape(image.shape)
         return moved
 
 

@@ -87,7 +87,7 @@ class Pipeline:
         self.network_ms = 0.0
         self.runtime = ""
         self._warmed_size: tuple[int, int] | None = None
-        self._is_warming = False
+        self._is_warming = self._is_meeting = False
         self.decode_cost = DecodeCost()
         try:
             self.estimator: DepthEstimator = self._inference.call(self._load)
@@ -199,10 +199,13 @@ class Pipeline:
             self._warmed_size, self._is_warming = self.stream.spike_size, True
             self._inference.submit(self._warm_up)
         # Nor does that window wait for the maps that a lens needs.
-        if (calibration := self._calibrations.current) is not self._met:
+        # One at a time: whoever waits for the thread with many of them leaves no time for windows.
+        calibration = self._calibrations.current
+        if calibration is not None and calibration is not self._met and not self._is_meeting:
             self._met = calibration
-            if calibration is not None and not calibration.misfit(*stream.sensor_size):
-                self._inference.submit(functools.partial(self._meet, calibration, stream.spike_size))
+            if not calibration.misfit(*stream.sensor_size):
+                self._is_meeting = True
+                self._inference.submit(functools.partial(self._meet, stream.sensor_size, stream.spike_size))
 
     def _longest_wait_ms(self) -> float:
         """How long a packet may wait, so that its window's depth is at most two windows late."""
@@ -275,11 +278,17 @@ class Pipeline:
         finally:
             self._is_warming = False
 
-    def _meet(self, calibration: Calibration, spike_size: tuple[int, int]) -> None:
+    def _meet(self, sensor_size: tuple[int, int], spike_size: tuple[int, int]) -> None:
         """Make what a lens needs; what fails here fails with the first window again, and is reported there."""
-        assert self._outputs is not None
-        self._outputs.prepare(calibration)
-        self._rescale.prepare(calibration, spike_size)
+        try:
+            calibration = self._calibrations.current  # the latest: others may have come since
+            if calibration is None or calibration.misfit(*sensor_size):
+                return
+            if not calibration.is_rectified:
+                calibration.rectification()
+            self._rescale.prepare(calibration, spike_size)
+        finally:
+            self._is_meeting = False
 
     def _process(self, window: SpikeWindow) -> None:
         try:

@@ -204,6 +204,8 @@ class Player:
                 ):
                     first = next(messages, None)  # the bag's time begins once the disk is ready
                     if first is None:
+                        if not self.report.passes:
+                            raise ReplayError(self._nothing_there())
                         break
                     self._pacer.anchor(
                         self._start_ns, None if began_s is None else self._pacer.due_s(self._stop_ns - 1)
@@ -218,6 +220,14 @@ class Player:
         report.rate = report.bag_s / report.wall_s if report.wall_s > 0 else 0.0
         report.worst_lateness_ms = self._pacer.worst_lateness_s * 1e3
         return report
+
+    def _nothing_there(self) -> str:
+        start_s = (self._start_ns - self._bag.start_ns) / _NS
+        stop_s = (self._stop_ns - self._bag.start_ns) / _NS
+        return (
+            f"{self._bag.path} has no message of {', '.join(self._publishers)} from {start_s:.3f} s to {stop_s:.3f} s: "
+            "play more of it, or other topics"
+        )
 
     def _play_once(self, messages: Iterable[BagMessage], bar: tqdm) -> None:
         before_ns = self._start_ns
@@ -264,6 +274,8 @@ class Player:
                 )
             except (ImportError, AttributeError) as error:
                 self.report.skipped[name] = f"its type {info.type} is not installed here ({error})"
+            except RuntimeError as error:  # of rcl
+                raise ReplayError(f"{name} ({info.type}) cannot be published: {error}") from error
         for name, reason in self.report.skipped.items():
             self._node.get_logger().warning(f"{name} is not played: {reason}")
         if not publishers:

@@ -304,7 +304,15 @@ def test_source_keeps_a_repeated_calibration_and_follows_a_new_one() -> None:
     source.take(message())
     assert source.current is first, "what was worked out for it would be lost 30 times a second"
     source.take(message(d=[0.0] * 5))
-    assert source.current is not first
+    second = source.current
+    assert second is not first and source.changes == 2
+    for _ in range(3):  # two who publish in turn, one of them not calibrated now and then
+        source.take(message())
+        assert source.current is first
+        source.take(message(k=[0.0] * 9))
+        source.take(message(d=[0.0] * 5))
+        assert source.current is second
+    assert source.changes == 2 + 3 * 3
     assert source.problem(HEIGHT, WIDTH) == "" and source.problem(0, 0) == ""
     assert "120x90" in source.problem(260, 346) and "346x260" in source.problem(260, 346)
     source.take(message(distortion_model="cylinder"))
@@ -313,4 +321,4 @@ def test_source_keeps_a_repeated_calibration_and_follows_a_new_one() -> None:
     assert source.current is None and source.problem(HEIGHT, WIDTH) == ""
     source.take(message())
     source.clear()
-    assert source.current is None
+    assert source.current is None and source.changes == 0

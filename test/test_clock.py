@@ -115,3 +115,40 @@ def test_times_since_the_epoch_are_exact():
     t_us = EPOCH_NS // 1000
     clock.update(EPOCH_NS + 3, t_us)
     assert clock.to_ros(t_us + 1) == EPOCH_NS + 1003
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_host_s_clock_that_is_set_forward_is_followed_within_three_seconds(seed):
+    clock, steps = SensorClock(), []
+    true, stamps, sensor = packets(seed, seconds=20.0)
+    set_at = 8 * SECOND_NS
+    stamps = np.where(true >= set_at, stamps + 3 * SECOND_NS, stamps)
+    errors = []
+    for true_ns, stamp_ns, t_us in zip(true.tolist(), stamps.tolist(), sensor.tolist(), strict=True):
+        if step_ns := clock.update(EPOCH_NS + stamp_ns, t_us):
+            steps.append((true_ns, step_ns))
+        errors.append(clock.to_ros(t_us) - EPOCH_NS - true_ns - 3 * SECOND_NS * (true_ns >= set_at))
+    [(followed_ns, step_ns)] = steps
+    assert 2 * SECOND_NS < followed_ns - set_at < 3 * SECOND_NS
+    assert abs(step_ns - 3 * SECOND_NS) < 5_000_000
+    assert np.abs(np.array(errors)[(true < set_at) | (true > followed_ns)][5:]).max() < 1_000_000
+
+
+def test_a_queue_of_less_than_two_seconds_is_none_and_a_longer_one_is_taken_back():
+    for queue_s, followed in ((1.9, False), (4.0, True)):
+        clock, steps = SensorClock(), 0
+        for t_us in range(0, 12_000_000, 10_000):
+            late = 5.0 <= t_us / 1e6 < 5.0 + queue_s
+            steps += clock.update(EPOCH_NS + t_us * 1000 + late * 800_000_000, t_us) != 0
+            if not late:
+                assert clock.to_ros(t_us) == EPOCH_NS + t_us * 1000
+        assert (steps > 0) == followed
+
+
+def test_a_step_of_a_camera_that_says_little_is_no_step():
+    """Where whole half seconds have no packet, nobody knows how late the others would have been."""
+    clock = SensorClock()
+    for t_us in range(0, 5_000_000, 10_000):
+        clock.update(EPOCH_NS + t_us * 1000, t_us)
+    for t_us in range(5_000_000, 12_000_000, 900_000):
+        assert clock.update(EPOCH_NS + t_us * 1000 + 900_000_000, t_us) == 0

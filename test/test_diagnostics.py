@@ -90,6 +90,10 @@ def test_errors(health: Health, texts: list[str]) -> None:
         (replace(SOUND, calibrated=False), ["no calibration", "camera_info_url"]),
         (replace(SOUND, calibrated=False, calibration_problem="is for 10x10"), ["is for 10x10"]),
         (replace(SOUND, calibration_stranger="of frame 'left'"), ["of frame 'left'"]),
+        (
+            replace(SOUND, calibration_changes=30, calibration_publishers=2, calibrated=False),
+            ["changed 30 times in the last second, 2 publish it", "remap ~/camera_info"],
+        ),
         (replace(SOUND, calibrated=False, needs_lens=True), ["no calibration", "for a lens of 71 degrees across"]),
         (replace(SOUND, fallback="auto, FELL BACK: no kernels"), ["slower than it could", "no kernels"]),
         (replace(SOUND, untrained=True), ["UNTRAINED"]),

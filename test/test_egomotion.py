@@ -98,6 +98,26 @@ def test_mountings_are_followed_both_ways_and_over_several_frames() -> None:
     assert rotation_of(0, 0, 0, 0) is None
 
 
+def test_a_frame_that_gets_another_parent_leaves_the_first() -> None:
+    """As in tf2: a mounting that was told wrongly is put right by way of another frame."""
+    mounting, right = Mounting(), turned((0, 0, 1), 0.3)
+    mounting.take(static("base", "camera", turned((0, 0, 1), math.pi), (9, 9, 9)))
+    mounting.take(static("base", "mast", np.eye(3), (0, 0, 1)))
+    mounting.take(static("mast", "camera", right, (0, 0, 0.5)))
+    for _ in range(2):  # said again, nothing changes
+        rotation, offset = mounting.pose("base", "camera") or pytest.fail("no way")
+        np.testing.assert_allclose(rotation, right, atol=1e-9)
+        np.testing.assert_allclose(offset, [0, 0, 1.5], atol=1e-9)
+        mounting.take(static("mast", "camera", right, (0, 0, 0.5)))
+    mounting.take(static("elsewhere", "camera", right, (0, 0, 0)))
+    assert mounting.pose("base", "camera") is None
+    mounting.take(static("camera", "elsewhere", np.eye(3), (1, 0, 0)))  # turned about: the camera keeps its parent
+    assert mounting.pose("elsewhere", "camera") is not None
+    mounting.take(static("mast", "camera", right, (0, 0, 0.5)))
+    mounting.take(static("mast", "elsewhere", right, (0, 0, 0.5)))
+    assert mounting.pose("camera", "elsewhere") is not None and mounting.pose("base", "elsewhere") is not None
+
+
 # --- travel -----------------------------------------------------------------------------------------------------------
 
 

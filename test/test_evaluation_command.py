@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import miniatures
 import numpy as np
@@ -23,7 +24,16 @@ from evaluation_bag import HEIGHT, PACKET_NS, TRUTH_TOPIC, WIDTH, ramp, stamps_2
 from sdt_distill.cli import main as distill
 from sdt_distill.datasets import open_dataset, write_bank
 from sdt_distill.datasets.simulated_config import SimulatedConfig
-from sdt_ros.bags import BagError, BagWriter, open_bag, parse_event_packet, serialize_event_packet, spike_windows
+from sdt_ros.bags import (
+    BagError,
+    BagWriter,
+    deserialize,
+    open_bag,
+    parse_event_packet,
+    serialize,
+    serialize_event_packet,
+    spike_windows,
+)
 from sdt_ros.calibration import Calibration
 from sdt_ros.cli import main
 from sdt_ros.evaluation import METRICS, frame_metrics, panels, protocols
@@ -33,8 +43,9 @@ from sdt_ros.evaluation.spread import is_one_of, spread_evenly
 from sdt_ros.events import PacketDecoder
 from sdt_ros.lens import focal_length
 from sdt_ros.runtime import DepthEstimator
-from sdt_ros.simulation.patterns import EVENTS_TOPIC, START_NS
+from sdt_ros.simulation.patterns import EVENTS_TOPIC, INFO_TOPIC, START_NS
 from sdt_ros.smoothing import USUAL_SMOOTHING_S, DepthSmoother
+from sdt_ros.weights import weights_file
 
 UNTRAINED = ("--untrained", "sdt_tiny", "--device", "cpu")
 
@@ -313,10 +324,76 @@ def test_packets_that_cannot_be_read_are_named(bag: Path, tmp_path: Path, capsys
             if message.topic == EVENTS_TOPIC and number > 40:
                 data = serialize_event_packet(replace(parse_event_packet(data), encoding="evt4"))
             target.write(message.topic, message.type, message.timestamp_ns, data)
-    for schedule in ("truth", "node"):
-        assert main(["eval", str(tmp_path / "odd"), *UNTRAINED, "--schedule", schedule]) == 1
-        error = capsys.readouterr().err
-        assert re.search(rf"odd: {EVENTS_TOPIC}, packet (39|40|41): .*evt4.*evt3", error), error
+    assert main(["eval", str(tmp_path / "odd"), *UNTRAINED, "--schedule", "truth"]) == 1
+    assert re.search(rf"odd: {EVENTS_TOPIC}, packet (39|40|41): .*evt4.*evt3", capsys.readouterr().err)
+
+
+def test_packets_that_cannot_be_read_are_left_out_as_the_node_does(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    def spoil(name: str, spoiled: Callable[[int], bool]) -> tuple[int, dict[str, Any]]:
+        """Exit code and figures of a bag in which some packets are of another encoding, or cut off."""
+        packets = 0
+        with open_bag(bag) as source, BagWriter(tmp_path / name) as target:
+            for message in source.messages([EVENTS_TOPIC, TRUTH_TOPIC]):
+                data = message.data
+                if message.topic == EVENTS_TOPIC:
+                    packets += 1
+                    if spoiled(packets):
+                        odd = serialize_event_packet(replace(parse_event_packet(data), encoding="evt4"))
+                        data = odd if packets % 2 else data[:20]
+                target.write(message.topic, message.type, message.timestamp_ns, data)
+        caplog.clear()
+        json_file = tmp_path / f"{name}.json"
+        options = ["--schedule", "node", "--json", str(json_file)]
+        code = main(["eval", str(tmp_path / name), *UNTRAINED, *options])
+        return code, json.loads(json_file.read_text()) if code == 0 else {}
+
+    code, sound = spoil("sound", lambda packet: False)
+    assert code == 0 and sound["counts"]["packets_unreadable"] == 0 and "left out" not in caplog.text
+    code, some = spoil("some", lambda packet: packet in (41, 42))
+    assert code == 0 and some["counts"]["packets_unreadable"] == 2
+    assert some["counts"]["windows_due"] == sound["counts"]["windows_due"]
+    assert 0 < some["counts"]["events"] < sound["counts"]["events"]
+    assert re.search(
+        rf"2 packets are left out, as the node does; the first: .*{EVENTS_TOPIC}, packet 40: .*evt4", caplog.text
+    )
+    assert "2 packets that cannot be read" in capsys.readouterr().out
+    code, _ = spoil("none", lambda packet: True)
+    assert code == 1
+    assert re.search(rf"no packet can be read: .*{EVENTS_TOPIC}, packet 0", capsys.readouterr().err)
+
+
+def test_the_first_calibration_that_is_one_is_taken_and_what_is_taken_is_told(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    def told(name: str, calibrated: Callable[[int], bool], twice: bool = False) -> str:
+        """What is printed for a bag some of whose camera_info are calibrated, and whose events may be there twice."""
+        infos = 0
+        with open_bag(bag) as source, BagWriter(tmp_path / name) as target:
+            for message in source.messages([EVENTS_TOPIC, INFO_TOPIC, TRUTH_TOPIC]):
+                data = message.data
+                if message.topic == INFO_TOPIC:
+                    infos += 1
+                    if not calibrated(infos):
+                        info = deserialize(message.type, data)
+                        info.k = np.zeros(9)
+                        data = serialize(info)
+                target.write(message.topic, message.type, message.timestamp_ns, data)
+                if twice and message.topic == EVENTS_TOPIC:
+                    target.write("/other/events", message.type, message.timestamp_ns, data)
+        assert infos > 3
+        caplog.clear()
+        assert main(["eval", str(tmp_path / name), "--weights", str(weights_file("sdt_tiny")), "--device", "cpu"]) == 0
+        return capsys.readouterr().out
+
+    printed = told("late", lambda info: info > 2)
+    assert f"events     {EVENTS_TOPIC}" in printed
+    assert f"lens       calibration of {INFO_TOPIC}: " in printed and not caplog.text
+    printed = told("never", lambda info: False, twice=True)
+    assert f"lens       no calibration on {INFO_TOPIC}" in printed
+    assert "a lens of 71 degrees across; name its topic by --camera-info" in caplog.text
+    assert f"events on {EVENTS_TOPIC}, /other/events: {EVENTS_TOPIC} is taken, choose by --events-topic" in caplog.text
 
 
 def test_a_calibration_of_another_sensor_is_not_used(bag: Path, caplog: pytest.LogCaptureFixture):

@@ -50,7 +50,8 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stats(stamp_ns: int, latency_ms: float, **others: object) -> SimpleNamespace:
     """What the statistics of a depth image say, as far as it matters here."""
     stamp = SimpleNamespace(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
-    known = {"windows_skipped": 0, "packets_lost": 0, "firing_layers": [], "firing_rates": [], "energy_mj": np.nan}
+    known = {"windows_published": 1, "windows_skipped": 0, "packets_lost": 0, "window_packets_lost": 0}
+    known |= {"firing_layers": [], "firing_rates": [], "energy_mj": np.nan}
     known |= {"runtime": "sdt_tiny on paper", "trained": False}
     return SimpleNamespace(header=SimpleNamespace(stamp=stamp), latency_ms=latency_ms, **(known | others))
 
@@ -109,6 +110,23 @@ def test_late_and_missing_and_odd_frames_are_counted(bag: Path):
     assert judged(bag, silent)[0].without_stats == 1
     moved = received([stamp + 20_000_000 for stamp in kept], latencies)  # as after packets that were lost
     assert judged(bag, moved)[0].arrived == len(kept)
+
+
+def test_what_a_node_counted_before_is_left_out(bag: Path):
+    due = [window.stamp_ns for window in spike_windows(bag, min_events=100)]
+
+    def counted(published: int, before: tuple[int, int], after: tuple[int, int], in_all: int = 30) -> tuple[int, int]:
+        """Windows skipped and packets lost, of a node with these counts at its first depth image here and its last."""
+        arrived = received(due, [10.0] * len(due))
+        first, last = arrived.stats[0], arrived.stats[-1]
+        first.windows_published, first.window_packets_lost, last.windows_published = published, 2, in_all
+        (first.windows_skipped, first.packets_lost), (last.windows_skipped, last.packets_lost) = before, after
+        live = judged(bag, arrived)[0]
+        return live.skipped, live.packets_lost
+
+    assert counted(8, (5, 134), (6, 137)) == (1, 5), "two of its losses are those of the first window here"
+    assert counted(1, (5, 134), (6, 137)) == (6, 137), "the node has seen nothing else"
+    assert counted(8, (5, 134), (3, 4), in_all=7) == (3, 4), "it was activated anew"
 
 
 def test_no_depth_at_all_is_refused(bag: Path):

@@ -164,6 +164,27 @@ def test_a_calibration_rectifies_and_is_published(
         assert not np.any(info.d), "the image is rectified"
 
 
+def test_calibrations_that_change_all_the_time_leave_time_for_depth_and_are_told(
+    graph: Graph, packets: list[EventPacket]
+) -> None:
+    graph.bring_to("active", **UNTRAINED)
+    graph.wait_for(graph.infos.get_subscription_count, "subscription to camera_info")
+
+    def with_calibrations() -> Iterator[EventPacket]:
+        """A new one with each packet, 500 a second."""
+        for number, packet in enumerate(packets[:300]):
+            info = calibration_message()
+            info.k[0] += number / 100
+            graph.infos.publish(info)
+            yield packet
+
+    graph.publish(with_calibrations(), speed=0.5)
+    said = graph.diagnostic(lambda status: "times in the last second, 1 publish it: remap" in status.message)
+    seen, windows = graph.quiet(), offline(packets[:300])[1]
+    assert len(seen.together()) >= 0.3 * len(windows), said.message
+    assert seen.ledger_closes
+
+
 def test_metres_follow_the_lens_where_the_weights_know_one(graph: Graph, packets: list[EventPacket]) -> None:
     graph.bring_to("active", **{**UNTRAINED, "allow_untrained": False, "weights": "sdt_tiny"})
     graph.wait_for(graph.infos.get_subscription_count, "subscription to camera_info")
@@ -193,6 +214,7 @@ def test_metres_follow_the_lens_where_the_weights_know_one(graph: Graph, packets
 def test_odometry_gives_the_scale_and_says_what_it_lacks(
     graph: Graph, packets: list[EventPacket], estimator: DepthEstimator
 ) -> None:
+    graph.bring_to("unconfigured")  # without the calibration of another test
     graph.bring_to("active", **UNTRAINED)
     robot = graph.node.create_publisher(Odometry, "/depth/odometry", 1000)
     graph.wait_for(robot.get_subscription_count, "subscription to odometry")
@@ -368,6 +390,11 @@ def test_the_frame_can_be_named_while_running(active: Graph, packets: list[Event
     seen = active.quiet(0.3)
     assert {image.header.frame_id for image in seen.images} == {"my_eye"}
     assert {info.header.frame_id for info in seen.infos} == {"my_eye"}
+    calibration = calibration_message()
+    calibration.header.frame_id = "my_eye"
+    active.infos.publish(calibration)
+    said = active.diagnostic(lambda status: figures(status)["calibrated"] == "True")
+    assert "if these are two cameras" not in said.message, "the calibration is of the frame that was named"
 
 
 def test_a_stopped_clock_stops_neither_depth_nor_diagnostics(active: Graph, packets: list[EventPacket]) -> None:

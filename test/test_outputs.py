@@ -128,17 +128,19 @@ def test_uncertainty_lies_on_the_pixels_of_the_depth_and_is_no_length(node: Life
 
 def test_rectification_is_worked_out_once(node: LifecycleNode, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    original = Calibration.rectification
-    monkeypatch.setattr(Calibration, "rectification", lambda self: calls.append(self) or original(self))
-    out, bent = Outputs(node), calibration(d=np.array([0.1, 0, 0, 0, 0]))
-    out.prepare(bent)
-    out.prepare(calibration())  # of a lens without distortion there is none
-    assert len(calls) == 1
+    original = Calibration._distorted
+    monkeypatch.setattr(Calibration, "_distorted", lambda *args: calls.append(args) or original(*args))
+    out, bent, other = Outputs(node), calibration(d=np.array([0.1, 0, 0, 0, 0])), calibration(d=np.full(5, 0.01))
     for _ in range(3):
         out.depth(Header(), DEPTH, bent)
-    assert len(calls) == 1
-    out.depth(Header(), DEPTH, calibration(d=np.array([0.2, 0, 0, 0, 0])))
+        out.deviation(Header(), DEPTH, bent)
+        out.depth(Header(), DEPTH, other)
+        out.depth(Header(), DEPTH, calibration())  # of a lens without distortion there is none
     assert len(calls) == 2
+    source, ratio = bent.rectification()
+    for shared in (source, ratio):
+        with pytest.raises(ValueError, match="read-only"):
+            shared[0] = 1
 
 
 def test_a_calibration_whose_map_cannot_be_made_leaves_no_other_s_map(

@@ -368,6 +368,8 @@ def test_types_that_are_not_installed_are_skipped_by_name(tmp_path: Path, ros: N
         (["{bag}", "--topics", "/typo"], "has no topic /typo; there are: /note (std_msgs/msg/String)"),
         (["{bag}", "--start", "7"], "lasts 0.390 s; starting at 7 s leaves nothing"),
         (["{bag}", "--remap", "/note:=bad name"], "/events:=/events: ROS refuses /note:=bad name"),
+        (["{bag}", "--topics", "/point", "--start", "0.38"], "has no message of /point from 0.380 s to 0.390 s: play"),
+        (["{bag}", "--remap", "/note:=/x", "/point:=/x"], "/point (geometry_msgs/msg/Point) cannot be published: "),
         (["{bag}", "--remap", "/nope:=/x"], "has no topic /nope; there are: /note (std_msgs/msg/String)"),
     ],
 )

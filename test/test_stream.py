@@ -390,6 +390,17 @@ def test_clocks_that_part_are_noticed():
     assert_grow(camera.stamps())
 
 
+def test_a_host_s_clock_that_is_set_forward_is_noticed():
+    packets = encode("libcaer", scene(count=30_000, span_us=6_000_000, packets=600))
+    later = [replace(p, stamp_ns=p.stamp_ns + 3 * 10**9) for p in packets[200:]]
+    camera = Camera().push(packets[:200]).push(later)
+    [notice] = camera.notices
+    assert "the packets' stamps went forward by 3.000 s against the sensor's clock" in notice
+    assert camera.stream.packets.clock_leaps == 1 and camera.stream.windows.time_jumps == 0
+    assert camera.stamps()[-1] == camera.windows[-1].t_end_us * 1000 + 3 * 10**9
+    assert_grow(camera.stamps())
+
+
 def test_mistimed_packets_are_noticed_once():
     payload = np.array([0x000F, 0x1FA0, 0x2001, 0x3001, 0x0000, 0x100A, 0x2001, 0x3001], "<u2").tobytes()
     starts = [(EPOCH_US + number * 70_000) * 1000 for number in range(8)]

@@ -4,7 +4,7 @@ from .errors import BagError
 from .packets import EVENT_PACKET_TYPE, parse_event_packet, serialize_event_packet
 from .reader import BagMessage, BagReader, TopicInfo, is_storage, open_bag
 from .types import deserialize, serialize
-from .windows import CAMERA_INFO_TYPE, camera_info_topic, events_topic, push_all, spike_windows
+from .windows import CAMERA_INFO_TYPE, camera_info_topic, event_topics, events_topic, push_all, spike_windows
 from .writer import QOS_BEST_EFFORT, QOS_RELIABLE, BagWriter
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "TopicInfo",
     "camera_info_topic",
     "deserialize",
+    "event_topics",
     "events_topic",
     "is_storage",
     "open_bag",

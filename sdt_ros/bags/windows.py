@@ -23,12 +23,17 @@ def events_topic(bag: BagReader, name: str | None = None) -> str:
     Raises:
         BagError: there is none, or the one named is another; the message lists what there is.
     """
-    of_packets = [info.name for info in bag.topics.values() if info.type == EVENT_PACKET_TYPE]
+    of_packets = event_topics(bag)
     if name in of_packets or (name is None and of_packets):
         return name or of_packets[0]
     there = ", ".join(f"{info.name} ({info.type})" for info in bag.topics.values()) or "none"
     wanted = f"topic {name}" if name else "topic"
     raise BagError(f"{bag.path} has no {wanted} of {EVENT_PACKET_TYPE}; there are: {there}")
+
+
+def event_topics(bag: BagReader) -> list[str]:
+    """All topics of event packets."""
+    return [info.name for info in bag.topics.values() if info.type == EVENT_PACKET_TYPE]
 
 
 def camera_info_topic(bag: BagReader, events: str) -> str | None:

@@ -161,8 +161,9 @@ def run(args: argparse.Namespace) -> int:
 def _traffic(args: argparse.Namespace) -> Traffic:
     from sdt_ros.bench.node_traffic import Traffic
 
+    width, height = args.size
     return Traffic(
-        _EVENTS, _INFO, "", *args.size, args.encoding, args.rate_mev, args.packets_per_s, LEAD_S + args.seconds
+        _EVENTS, _INFO, "", width, height, args.encoding, args.rate_mev, args.packets_per_s, LEAD_S + args.seconds
     )
 
 

@@ -83,18 +83,19 @@ def run(args: argparse.Namespace) -> int:
         return 2
     # With LARGE_DATA Fast DDS keeps 4 MB for each participant that ever came (docs/reliability.md).
     os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT")
+    width, height = args.size
     try:
         with _folder(args.logs) as folder, own_domain():
             from sdt_ros.bench.soak_graph import SoakGraph, node_arguments, traffic_of
 
-            traffic = traffic_of(*args.size, args.rate_mev, args.packets_per_s)
+            traffic = traffic_of(width, height, args.rate_mev, args.packets_per_s)
             graph = SoakGraph(Path(folder), node_arguments(traffic, _network(args)), traffic)
             try:
                 if args.overload:
                     from sdt_ros.bench.soak_overload import overload
 
                     return overload(graph, args)
-                ledger, complaints = soak(graph, args, faults, args.size)
+                ledger, complaints = soak(graph, args, faults, (width, height))
             finally:
                 graph.close()
     except ImportError as error:

@@ -20,9 +20,13 @@ class Mounting:
 
     def __init__(self) -> None:
         self._near: dict[str, dict[str, Pose]] = {}  # pose of the second frame in the first
+        self._parents: dict[str, str] = {}
 
     def take(self, message: Any) -> None:
-        """Take a `tf2_msgs/msg/TFMessage` of `/tf_static`; a transform that is none is left out."""
+        """Take a `tf2_msgs/msg/TFMessage` of `/tf_static`; a transform that is none is left out.
+
+        A frame has one parent, as in tf2: another one that is told later takes the place of the first.
+        """
         for stamped in message.transforms:
             turn, shift = stamped.transform.rotation, stamped.transform.translation
             rotation = rotation_of(turn.x, turn.y, turn.z, turn.w)
@@ -30,6 +34,10 @@ class Mounting:
             parent, child = stamped.header.frame_id.lstrip("/"), stamped.child_frame_id.lstrip("/")
             if rotation is None or not np.isfinite(offset).all() or parent == child:
                 continue
+            if (before := self._parents.get(child, parent)) != parent:
+                self._near[before].pop(child, None)  # neither is there where two name each other as parents
+                self._near[child].pop(before, None)
+            self._parents[child] = parent
             self._near.setdefault(parent, {})[child] = rotation, offset
             self._near.setdefault(child, {})[parent] = rotation.T, -rotation.T @ offset
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,8 +16,11 @@ import numpy as np
 
 from sdt_ros.arguments import count
 from sdt_ros.evaluation.arguments import smoothing_s, wrong_arguments
+from sdt_ros.lens import LENS_UNKNOWN
 from sdt_ros.smoothing import USUAL_SMOOTHING_S, DepthSmoother
 from sdt_ros.weights import default_weights, weights_file
+
+_log = logging.getLogger(__name__)
 
 DATASETS = ("dsec", "mvsec", "dense", "dense-spike", "bag", "simulation")
 MIN_EVENTS = 100  # of a window of a bag, as the node has it
@@ -188,7 +192,7 @@ def deviation_of(estimate: Any, motion: Any) -> Any:
 def _of_bag(
     args: argparse.Namespace, estimator: Any, protocol: Any, stack: ExitStack
 ) -> tuple[Any, dict[str, Any], Any]:
-    from sdt_ros.bags import events_topic, open_bag
+    from sdt_ros.bags import event_topics, events_topic, open_bag
     from sdt_ros.evaluation.motion import RecordedMotion
     from sdt_ros.evaluation.recording import RecordingSource
     from sdt_ros.evaluation.rectify import Rectifier
@@ -201,7 +205,11 @@ def _of_bag(
     windows = WindowConfig(estimator.window_ms, estimator.bins, rate_hz, min_events)
     bag = stack.enter_context(open_bag(args.bag))
     topic = events_topic(bag, args.events_topic)
+    if args.events_topic is None and len(others := event_topics(bag)) > 1:
+        _log.warning("%s has events on %s: %s is taken, choose by --events-topic", bag.path, ", ".join(others), topic)
     rectifier = Rectifier.from_bag(bag, topic, args.camera_info)
+    if rectifier.calibration is None and estimator.card.focal_px is not None:
+        _log.warning("%s: %s; name its topic by --camera-info", bag.path, LENS_UNKNOWN)
     truth = read_truth(bag, args.truth_topic, stack.enter_context(Spool()), protocol, args.drop_bad_stamps)
     settings = {
         "recording": str(args.bag),

@@ -79,8 +79,14 @@ class RecordedMotion:
         return self._rescaler.deviation_beside(told)
 
     def __call__(self, window: Window, depth: np.ndarray) -> np.ndarray:
-        """Depth float32 [H, W] metres of a window at the scale that is known by then."""
+        """Depth float32 [H, W] metres of a window at the scale that is known by then.
+
+        Raises:
+            EvaluationError: the calibration is for another size; the node would not use odometry either.
+        """
         self.windows += 1
         height, width = window.spikes.shape[2:]
+        if misfit := self._calibration.misfit(height, width):
+            raise EvaluationError(f"--odometry needs the camera's calibration: {misfit}")
         spikes = reduce_spikes(window.spikes, *reduced_size(height, width, self._input_scale))
         return self._rescaler(spikes, depth, self._calibration, self._frame, window.stamp_ns, self._window_s)

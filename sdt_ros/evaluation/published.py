@@ -85,8 +85,8 @@ class Live:
         late_ms: from the last packet of a window to its depth: more is late [ms].
         unexpected: depth images that no window was due for, or a second one for the same.
         without_stats: depth images without statistics, of which nobody knows whether they were late.
-        skipped: windows that the node says it has skipped.
-        packets_lost: packets that the node says it has missed.
+        skipped: windows that the node says it has skipped since its first depth image here.
+        packets_lost: packets that the node says it has missed since.
         pace: seconds on the wall for a second of the recording.
         latency_ms: from the last packet of a window to its depth [ms]: `p50`, `p99`, `max`.
     """
@@ -160,7 +160,7 @@ def score_published(
     latencies, pace = _latencies(received)
     bound = late_ms if late_ms is not None else period_ns / 1e6 * pace
     known = np.array([latencies[int(stamps[index])] for index in used if int(stamps[index]) in latencies])
-    last = received.stats[-1] if received.stats else None
+    skipped, packets_lost = _since_the_first(received.stats)
     live = Live(
         due=due,
         arrived=len(used),
@@ -169,12 +169,26 @@ def score_published(
         late_ms=bound,
         unexpected=len(received.image_headers) - len(used),
         without_stats=len(used) - known.size,
-        skipped=int(last.windows_skipped) if last else 0,
-        packets_lost=int(last.packets_lost) if last else 0,
+        skipped=skipped,
+        packets_lost=packets_lost,
         pace=pace,
         latency_ms=_percentiles(known),
     )
     return live, counts
+
+
+def _since_the_first(stats: Sequence[Any]) -> tuple[int, int]:
+    """Windows skipped and packets lost, of those that the node has counted, which may have been active for long before.
+
+    What was skipped before the first depth image counts where that is the node's first one too.
+    """
+    if not stats:
+        return 0, 0
+    first, last = stats[0], stats[-1]
+    if first.windows_published <= 1 or last.windows_published < first.windows_published:  # activated, or anew
+        return int(last.windows_skipped), int(last.packets_lost)
+    lost_before = int(first.packets_lost) - int(first.window_packets_lost)
+    return max(0, int(last.windows_skipped) - int(first.windows_skipped)), max(0, int(last.packets_lost) - lost_before)
 
 
 def _latencies(received: Received) -> tuple[dict[int, float], float]:

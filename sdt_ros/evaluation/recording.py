@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from sdt_ros.evaluation.windows import StampedWindow, StampedWindows
 from sdt_ros.events import EventPacket, EventStream, SpikeWindow, WindowConfig
 
 SCHEDULES = ("truth", "node")
+_log = logging.getLogger(__name__)
 
 
 class RecordingSource:
@@ -49,6 +51,7 @@ class RecordingSource:
         self._span: list[int] = []  # stamps of the first and the last packet
         self._packet = 0
         self._counts: dict[str, int] = {}
+        self._unreadable: list[str] = []  # why each packet is none that the node would leave out
         self._given: list[int | None] = []  # index of the truth of each window given
 
     def __iter__(self) -> Iterator[Window]:
@@ -56,7 +59,7 @@ class RecordingSource:
 
         Raises:
             BagError: the recording is damaged.
-            EvaluationError: a packet cannot be read.
+            EvaluationError: a packet cannot be read. The node goes on without it, so that its own windows do too.
         """
         windows = self._as_the_node() if self._schedule == "node" else self._at_the_truth()
         for number, stamp_ns, spikes, events, end_ns in windows:
@@ -109,11 +112,15 @@ class RecordingSource:
         }
 
     def _as_the_node(self) -> Iterator[tuple[int | None, int, np.ndarray, int, int | None]]:
+        unreadable = self._unreadable
         half_period_ns = round(float(self._windows.period_us) * 500)
         ready: list[SpikeWindow] = []
         stream = EventStream(self._windows, lambda window: ready.append(window.detach()))
-        for packet in self._packets():
-            self._push(stream, packet)
+        for packet in self._packets(unreadable):
+            try:
+                stream.push(packet)
+            except ValueError as error:
+                unreadable.append(self._at_packet(error))
             for window in ready:
                 number = nearest(self._truth.stamps, window.stamp_ns, half_period_ns)
                 yield number, window.stamp_ns, window.spikes, window.events, 1000 * window.t_end_us
@@ -122,25 +129,35 @@ class RecordingSource:
             "windows_due": stream.windows.due,
             "windows_empty": stream.windows.empty,
             "packets_lost": stream.packets.lost,
+            "packets_unreadable": len(unreadable),
             "stream_restarts": stream.packets.restarts + stream.windows.time_jumps,
             "events": stream.windows.events,
         }
+        if unreadable:
+            _log.warning("%d packets are left out, as the node does; the first: %s", len(unreadable), unreadable[0])
 
-    def _packets(self) -> Iterator[EventPacket]:
+    def _packets(self, unreadable: list[str] | None = None) -> Iterator[EventPacket]:
+        """The packets; what is wrong with those that are none is added to a list where there is one."""
         for number, message in enumerate(self._bag.messages([self._topic])):
+            self._packet = number
             try:
                 packet = parse_event_packet(message.data)
             except BagError as error:
-                raise EvaluationError(f"{self._bag.path}: {self._topic}, packet {number}: {error}") from error
+                if unreadable is None:
+                    raise EvaluationError(self._at_packet(error)) from error
+                unreadable.append(self._at_packet(error))
+                continue
             self._span = [self._span[0] if self._span else packet.stamp_ns, packet.stamp_ns]
-            self._packet = number
             yield packet
+
+    def _at_packet(self, error: Exception) -> str:
+        return f"{self._bag.path}: {self._topic}, packet {self._packet}: {error}"
 
     def _push(self, stream: Any, packet: EventPacket) -> None:
         try:
             stream.push(packet)
         except ValueError as error:
-            raise EvaluationError(f"{self._bag.path}: {self._topic}, packet {self._packet}: {error}") from error
+            raise EvaluationError(self._at_packet(error)) from error
 
     def why_nothing(self) -> str:
         """Why no window has a truth."""
@@ -149,6 +166,8 @@ class RecordingSource:
             return f"{first / 1e9:.3f} s to {last / 1e9:.3f} s"
 
         where, stamps = self._bag.path, self._truth.stamps
+        if self._unreadable and len(self._unreadable) == self._packet + 1:
+            return f"no packet can be read: {self._unreadable[0]}"
         if not self._span:
             return f"{where}: {self._topic} has no packets; choose another by --events-topic"
         events, truth = span(*self._span), span(int(stamps[0]), int(stamps[-1]))

@@ -23,7 +23,6 @@ class Rectifier:
 
     def __init__(self, calibration: Calibration | None, source: str) -> None:
         self._calibration = calibration
-        self._grid: tuple[np.ndarray, np.ndarray] | None = None
         self.text = f"no calibration on {source}: depth is on the sensor's grid"
         if calibration is not None:
             how = "already the rectified one" if calibration.is_rectified else "rectified by it, nearest neighbour"
@@ -31,7 +30,9 @@ class Rectifier:
 
     @classmethod
     def from_bag(cls, bag: BagReader, events_topic: str, info_topic: str | None = None) -> Rectifier:
-        """Take the first calibration of a topic; by default of `camera_info_topic`.
+        """Take the first calibration of a topic that is one; by default of `camera_info_topic`.
+
+        Drivers send messages without one (K is zero) until theirs is loaded.
 
         Raises:
             BagError: there is no topic of the name given.
@@ -45,10 +46,12 @@ class Rectifier:
                 wanted = f"--camera-info takes {CAMERA_INFO_TYPE}"
                 raise EvaluationError(f"{bag.path}: {topic} is of {message.type}, {wanted}")
             try:
-                return cls(Calibration.from_message(deserialize(message.type, message.data)), topic)
+                calibration = Calibration.from_message(deserialize(message.type, message.data))
             except CalibrationError as error:  # the node goes on without it too
                 _log.warning("%s: %s is not used: %s", bag.path, topic, error)
                 break
+            if calibration is not None:
+                return cls(calibration, topic)
         return cls(None, topic)
 
     @property
@@ -70,9 +73,7 @@ class Rectifier:
             _log.warning("%s", misfit)
             self._calibration, self.text = None, misfit
             return depth
-        if self._grid is None:
-            self._grid = calibration.rectification()
-        source, scale = self._grid
+        source, scale = calibration.rectification()
         padded = np.append(depth.reshape(-1), np.float32(np.nan))
         rectified: np.ndarray = (padded[source] * scale).reshape(depth.shape)
         return rectified

@@ -43,6 +43,8 @@ def table(content: Mapping[str, Any]) -> str:
     lines += [
         f"network    {content['network']}",
         f"recording  {settings['recording']}, {settings['recording_s']:.1f} s{events}",
+        *([f"events     {settings['events']}"] if "events" in settings else []),
+        *([f"lens       {settings['rectification']}"] if "rectification" in settings else []),
         f"truth      {settings['truth']}, {counts['truth_images']} images",
         f"protocol   {describe(settings['protocol'])}",
         f"scored     {counts['frames_scored']} frames, {counts['pixels']:,} pixels; "
@@ -156,5 +158,6 @@ def left_out(counts: Mapping[str, int]) -> list[str]:
         "windows_empty": "windows with too few events",
         "frames_without_pixels": "frames without a valid pixel",
         "packets_lost": "packets lost",
+        "packets_unreadable": "packets that cannot be read",
     }
     return [f"{counts[name]} {text}" for name, text in texts.items() if counts.get(name)] or ["nothing"]

@@ -138,7 +138,7 @@ class StampedWindows:
             return
         if not CLOCK_AHEAD_NS <= self._clock.excess_ns(packet.stamp_ns, first_us) <= CLOCK_BEHIND_NS:
             self._start_over()
-        self._clock.update(packet.stamp_ns, first_us)
+        self.restarts += self._clock.update(packet.stamp_ns, first_us) != 0
 
     def _start_over(self) -> None:
         self.restarts += 1

@@ -285,7 +285,12 @@ class EventStream:
             self._last_stamp_ns = None
             self.packets.clock_leaps += 1
             self._on_notice(f"the sensor's clock leapt by {-excess / 1e9:.3f} s against the packets' stamps")
-        self._clock.update(packet.stamp_ns, first)
+        if step_ns := self._clock.update(packet.stamp_ns, first):
+            self.packets.clock_leaps += 1
+            self._on_notice(
+                f"the packets' stamps went forward by {step_ns / 1e9:.3f} s against the sensor's clock, as where the "
+                "host's clock is set: stamps of depth follow, those of the last seconds were too early by as much"
+            )
 
     def _make_binner(self) -> SpikeBinner:
         return SpikeBinner(

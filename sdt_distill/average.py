@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdt_ros.arguments import checkpoint_files, wrong_outputs
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -49,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
         if files[k] in files[:k]:
             print(f"sdt-distill average: {path} is named twice; name each run once", file=sys.stderr)
             return 2
+    kept = {path: what for file in files for path, what in checkpoint_files(file).items()}
+    if why := wrong_outputs({"--out": args.out, "--out: its card": args.out.with_suffix(".json")}, kept=kept):
+        print(f"sdt-distill average: {why}", file=sys.stderr)
+        return 2
     try:
         card = average(args.runs, args.out)
     except (CheckpointError, ValueError, OSError) as error:

@@ -187,7 +187,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--weights", type=weights_file, required=True, metavar="FILE", help="checkpoint, its card beside it"
+        "--weights", type=weights_file, required=True, metavar="FILE", help="checkpoint, or a packaged one's name"
     )
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the data set, or a bag")
     parser.add_argument("--dataset", choices=FORMATS, help="its format (default: what the folder looks like)")

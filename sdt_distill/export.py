@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdt_ros.arguments import wrong_outputs
+from sdt_ros.arguments import checkpoint_files, wrong_outputs
 from sdt_ros.evaluation.score import CONSTANT, MAP, PREDICTION
 from sdt_ros.text_files import TextFileError, read_json
 
@@ -35,7 +35,8 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "export-card",
         help="make a run's best weights what the node loads",
-        description="Write a run's best weights in half precision, and a card with their scores and limits.",
+        description="Write a run's best weights (without held-out data its last) in half precision, and a card with "
+        "their scores and limits.",
         epilog="exit codes: 0 written, 1 cannot be written, 2 wrong arguments",
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a training run, or a checkpoint of it")
@@ -111,13 +112,14 @@ def export(args: argparse.Namespace) -> Path:
     if _OF_HEAD in card.scores:
         scores[_OF_HEAD] = card.scores[_OF_HEAD]
     evaluations = [_evaluation(path, own) for path in args.evaluations]
-    scores["evaluations"] = [digest_of(content, own) for content in evaluations]
+    evaluated = zip(args.evaluations, evaluations, strict=True)
+    scores["evaluations"] = [_digested(path, content, own) for path, content in evaluated]
     compared = {}
     for text in args.compare:
         name, _, path = text.rpartition("=")
         content = _read(Path(path))
         _require_same_data(Path(path), content, evaluations)
-        compared[name] = digest_of(content, {})
+        compared[name] = _digested(Path(path), content, {})
     if compared:
         scores["compared"] = compared
     save_checkpoint(target, network, dataclasses.replace(card, scores=scores), half=True)
@@ -138,6 +140,8 @@ def _refused(args: argparse.Namespace) -> str:
     read = dict.fromkeys((*args.evaluations, *compared), "a file that it reads")
     if _is_file(args.limits):
         read[Path(args.limits)] = "the text of --limits"
+    with contextlib.suppress(ValueError):  # what is no run is told later
+        read |= checkpoint_files(_weights_of(args.run_folder))
     target = _target(args.out)
     return wrong_outputs({"--out": target, "--out: its card": target.with_suffix(".json")}, kept=read)
 
@@ -177,6 +181,18 @@ def digest_of(content: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, A
     return rounded(kept)
 
 
+def _digested(path: Path, content: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        return digest_of(content, own)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _not_written_by_eval(path, error) from error
+
+
+def _not_written_by_eval(path: Path, error: Exception | None = None) -> ValueError:
+    what = f" ({type(error).__name__} {error})" if error else ""
+    return ValueError(f"{path}: not written by sdt-distill eval --json or sdt eval --json{what}")
+
+
 def _against_floors(metric: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """The network's metrics, those of the floors, and what part of the mean map's errors is left."""
     own, floor = metric[PREDICTION], metric[MAP]
@@ -207,8 +223,9 @@ def _read(path: Path) -> dict[str, Any]:
         content = read_json(path, _MOST_BYTES)
     except TextFileError as error:
         raise ValueError(f"{path}: {error}") from error
-    if not isinstance(content, dict) or "weights_sha256" not in content.get("settings", {}):
-        raise ValueError(f"{path}: not written by sdt-distill eval --json or sdt eval --json")
+    settings = content.get("settings") if isinstance(content, dict) else None
+    if not isinstance(settings, dict) or not {"weights_sha256", "steps"} <= settings.keys():
+        raise _not_written_by_eval(path)
     return content
 
 

@@ -41,9 +41,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command to the `sdt` parser."""
     parser = subparsers.add_parser("info", help="layers, parameters, operations and energy of a network")
     parser.add_argument("--preset", choices=list(presets), help="network of this name, untrained (default: sdt)")
-    parser.add_argument(
-        "--weights", type=weights_file, metavar="FILE", help="a .safetensors checkpoint, its card beside it"
-    )
+    parser.add_argument("--weights", type=weights_file, metavar="FILE", help="checkpoint, or a packaged one's name")
     parser.add_argument(
         "--size", type=sensor_size, metavar="WxH",
         help="sensor resolution in pixels (default: 346x260); an .npz or a bag has its own",

@@ -11,6 +11,7 @@ import torch
 from miniatures import write_dense
 from PIL import Image
 
+from sdt_distill.ablation import runner
 from sdt_distill.ablation.document import put_section
 from sdt_distill.ablation.questions import QUESTIONS
 from sdt_distill.ablation.runner import AblationError, HeldOut, folder_of, plan, run_trials
@@ -20,6 +21,8 @@ from sdt_distill.losses import LossConfig
 from sdt_distill.networks import AnnTwin, E2Depth, build
 from sdt_distill.training.config import TrainingConfig, load_config
 from sdt_distill.training.data import open_source
+from sdt_distill.training.engine import Trainer
+from sdt_distill.training.state import StateError
 from sdt_distill.training.tree import from_plain, to_plain, without_defaults
 
 CONFIG = """\
@@ -187,6 +190,77 @@ def test_a_key_of_a_later_version_makes_no_other_trial(base: TrainingConfig) -> 
     assert without_defaults(later)["run"]["steps"] == 2, "what is decided is told"
     loss = dataclasses.replace(base.loss, depth=3.25)
     assert folder_of(dataclasses.replace(base, loss=loss)) != folder_of(base)
+
+
+def test_results_of_one_table_are_scored_on_the_same_samples(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, trained = runner.Trainer, []
+
+    def trainer(config: TrainingConfig, folder: Path) -> Trainer:
+        trained.append(config.run.seed)
+        return real(config, folder)
+
+    monkeypatch.setattr(runner, "Trainer", trainer)
+    command = ["ablate", "head", "--config", str(config_file), "--out", str(tmp_path)]
+    assert main([*command, "--seeds", "1", "--samples", "1"]) == 0
+    more = [*command, "--seeds", "2", "--samples", "2"]
+    capsys.readouterr()
+    assert main([*more, "--max-minutes", "1e-9"]) == 3
+    assert "4 of 4 trials are left" in capsys.readouterr().out, "what is scored otherwise is not in the table"
+    assert main(more) == 0
+    assert trained == [5, 5, 6, 6], "weights that are there are scored again, not trained again"
+    trials = json.loads((tmp_path / "head.json").read_text())["trials"]
+    assert [(t["seed"], t["scored_on"], t["scores"]["counts"]["samples"]) for t in trials] == [
+        (5, 2, 2), (5, 2, 2), (6, 2, 2), (6, 2, 2),
+    ]  # fmt: skip
+
+
+def test_a_result_of_an_earlier_version_counts_by_the_samples_that_it_has(
+    base: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = plan(QUESTIONS["head"], base, 1, 1, tmp_path)[0]
+    path = trial.folder / "result.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"seed": 5, "failed": None, "scores": {"counts": {"samples": 2}}}))
+    scored = []
+    monkeypatch.setattr(runner, "score_trial", lambda trial, samples: scored.append(samples) or {"failed": "no"})
+    assert [result["seed"] for result in run_trials([trial], 60.0, 2, progress=False)] == [5]
+    with pytest.raises(StateError, match=rf"{path}: scored on another .* than 3, and .*last\.safetensors is gone"):
+        run_trials([trial], 60.0, 3, progress=False)
+    assert not scored
+    (trial.folder / "last.safetensors").touch()
+    run_trials([trial], 60.0, 3, progress=False)
+    assert scored == [3]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [("{", "cannot be read: no JSON"), ("[]", "no result of a trial"), ('{"failed": null}', "no result of a trial")],
+)
+def test_a_broken_result_is_named(
+    config_file: Path, base: TrainingConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    path = plan(QUESTIONS["head"], base, None, 1, tmp_path)[0].folder / "result.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    assert main(["ablate", "head", "--config", str(config_file), "--out", str(tmp_path), "--seeds", "1"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"sdt-distill ablate: {path}: {message}")
+    assert line.endswith("; delete it, and the trial is scored again")
+
+
+def test_a_teacher_that_is_not_there_is_told_before_any_arm_is_trained(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("an arm was trained")
+
+    monkeypatch.setattr(runner, "Trainer", refuse)
+    command = ["ablate", "distillation", "--config", str(config_file), "--out", str(tmp_path), "--seeds", "1"]
+    command += ["loss.proxy=1", "teacher.kind=onnx", "teacher.pixels=byte"]
+    assert main([*command, f"teacher.weights={tmp_path / 'nothere.onnx'}"]) == 1
+    assert f"teacher weights {tmp_path / 'nothere.onnx'}: no such file" in capsys.readouterr().err
 
 
 def test_a_disk_that_is_full_is_no_result(

@@ -92,6 +92,18 @@ def test_a_run_named_twice_and_a_folder_that_is_no_run_are_refused(
     assert not out.exists()
 
 
+def test_a_mean_replaces_none_of_what_it_is_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    checkpoint(tmp_path / "run" / "last.safetensors", 1)
+    checkpoint(tmp_path / "two.safetensors", 2)
+    before = (tmp_path / "run" / "last.safetensors").read_bytes()
+    run, two = tmp_path / "run", tmp_path / "two.safetensors"
+    for out in (run / "last.safetensors", two):
+        assert main(["average", str(run), str(two), "--out", str(out)]) == 2
+        assert f"--out {out} is the weights, which it would overwrite" in capsys.readouterr().err
+    assert (run / "last.safetensors").read_bytes() == before
+
+
 def test_a_copy_of_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Under another name, and with a head for uncertainty fitted to it: it would count twice."""
     files = [tmp_path / f"{name}.safetensors" for name in ("one", "two", "copy")]

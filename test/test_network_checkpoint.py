@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +88,28 @@ def test_a_failed_save_leaves_the_old_checkpoint(checkpoint: Path, monkeypatch: 
     monkeypatch.undo()
     assert load_checkpoint(checkpoint)[1].steps == 0
     assert len(list(checkpoint.parent.iterdir())) == 2
+
+
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(checkpoint: Path) -> None:
+    """Commands and the trainer expect those: a run goes on without the checkpoint."""
+    before = {path: path.read_bytes() for path in checkpoint.parent.iterdir()}
+    least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))
+    try:
+        with pytest.raises(OSError, match=f"cannot write {checkpoint}: File too large; what was there is kept"):
+            save_checkpoint(checkpoint, build_network(CONFIG), Card(CONFIG, steps=9))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path: path.read_bytes() for path in checkpoint.parent.iterdir()} == before
+
+
+def test_files_are_as_readable_as_others(checkpoint: Path) -> None:
+    """A node of another user loads what somebody has trained."""
+    (checkpoint.parent / "plain").touch()
+    modes = {path.stat().st_mode for path in checkpoint.parent.iterdir()}
+    assert len(modes) == 1
 
 
 def test_a_crash_between_the_two_files_is_noticed(checkpoint: Path) -> None:

@@ -1,6 +1,7 @@
 """`sdt-distill eval` and `export-card`: scored as the node's network is, and a card tells whose scores it has."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,10 @@ def test_an_export_replaces_nothing_that_it_reads(
     assert not (tmp_path / "folder.safetensors").exists()
     assert main(["export-card", str(tmp_path / "folder"), "--out", str(tmp_path / "ex")]) == 1
     assert "folder is no run: there is no last.safetensors in it" in capsys.readouterr().err
+    before = weights["sdt"].read_bytes()
+    assert main([*export, str(weights["sdt"].with_suffix(""))]) == 2
+    assert f"--out {weights['sdt']} is the weights, which it would overwrite" in capsys.readouterr().err
+    assert weights["sdt"].read_bytes() == before
 
 
 def test_a_head_for_uncertainty_is_exported_with_its_scores(weights: dict[str, Path], tmp_path: Path) -> None:
@@ -248,6 +253,11 @@ def test_export_takes_the_scores_of_these_weights_only(
     assert main([*export, "--eval", str(run / "eval.json")]) == 0
     assert load_card(exported).scores["evaluations"][0]["of"] == "the run's weights in single precision"
     capsys.readouterr()
+    without_energy = {key: value for key, value in own.items() if key != "energy_mj"}
+    for spoiled, named in ((without_energy, r".*KeyError 'energy_mj'"), ({"settings": None}, "")):
+        (tmp_path / "spoiled.json").write_text(json.dumps(spoiled))
+        assert main([*export, "--eval", str(tmp_path / "spoiled.json")]) == 1
+        assert re.search(rf"spoiled.json: not written by sdt-distill eval{named}", capsys.readouterr().err)
     assert main([*export, "--eval", str(tmp_path / "peer.json")]) == 1
     assert "an evaluation of other weights" in capsys.readouterr().err
     evaluated(weights["e2depth"], dense, "--samples", "1")

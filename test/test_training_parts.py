@@ -53,6 +53,7 @@ from sdt_distill.training.data import (
 )
 from sdt_distill.training.engine import Trainer, TrainingError
 from sdt_distill.training.identity import identity_of, require_same_run
+from sdt_distill.training.log import RunLog, read_log
 from sdt_distill.training.optimise import (
     AveragedNetwork,
     learning_rate,
@@ -669,6 +670,24 @@ def test_full_disk_keeps_the_previous_state_and_says_so(banks, tmp_path, monkeyp
         trainer.run(progress=False)
     assert "state of step 4 was not written" in caplog.text and "state of step 2 is kept" in caplog.text
     assert load_state(tmp_path / "state.safetensors")[1]["step"] == 2
+
+
+def test_a_full_disk_ends_tensorboard_and_not_the_run(tmp_path, monkeypatch, caplog):
+    calls = []
+
+    class Full:
+        def add_scalar(self, *args):
+            calls.append(args)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("sdt_distill.training.log._open_board", lambda folder, step: Full())
+    written = RunLog(tmp_path, 0)
+    for step in (1, 2):
+        written.write("train", step, {"loss": 1.0, "lr": 0.1})
+    written.picture("examples", 2, np.zeros((4, 4, 3), np.uint8))
+    written.close()
+    assert len(calls) == 1 and "TensorBoard gets no more of this run" in caplog.text
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 2]
 
 
 def test_a_finished_run_begun_again_keeps_its_scores(banks, tmp_path):

@@ -18,6 +18,8 @@ from training_runs import SMOKE, settings, smoke, write_banks
 
 from sdt_distill.training.engine import Trainer, TrainingError
 from sdt_distill.training.log import read_log
+from sdt_distill.training.state import StateError
+from sdt_ros.network import CheckpointError, load_card
 from sdt_ros.runtime import DepthEstimator
 
 ONNX = Path(__file__).parents[2] / "shared/data/teacher/tcmonodepth_tcsmallnet_192x320.onnx"
@@ -36,12 +38,12 @@ def train(config, out):
     return Trainer(config, out).run(progress=False)
 
 
-def start(banks, out, *more, launcher=("-m",)):
+def start(banks, out, *more, launcher=("-m",), group=False):
     command = [sys.executable, *launcher, "sdt_distill.cli", "train", "--config", SMOKE, "--out", out]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*map(str, command), *settings(banks, *more)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=group,
     )  # fmt: skip
 
 
@@ -169,6 +171,44 @@ def test_stops_at_nan_and_names_the_batch(banks, tmp_path, monkeypatch):
     again = Trainer(smoke(banks), tmp_path)
     assert again.step == 5
     assert all(torch.isfinite(tensor).all() for tensor in again.network.state_dict().values())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_to_the_whole_group_saves_and_a_second_run_beside_it_is_refused(banks, tmp_path, number, code):
+    """As batch systems and terminals send it: to the makers of batches too."""
+    more = ("run.steps=5000", "run.save_every=5000", "run.log_every=1", "data.validation=[]", "data.workers=1")
+    run = start(banks, tmp_path, *more, group=True)
+    try:
+        deadline = time.monotonic() + 60
+        while len(losses(tmp_path)) < 5 and time.monotonic() < deadline and run.poll() is None:
+            time.sleep(0.02)
+        if number == signal.SIGTERM:
+            with pytest.raises(StateError, match="another process trains there; wait for it"):
+                Trainer(smoke(banks, *more), tmp_path).run(progress=False)
+        os.killpg(run.pid, number)
+        output = run.communicate(timeout=60)[0]
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+    assert run.returncode == code and "Traceback" not in output, output
+    assert ("saving behind this step" in output) == (number == signal.SIGINT)
+    assert f"step {len(losses(tmp_path))} of 5000" in output and "goes on from here" in output
+    assert Trainer(smoke(banks, *more), tmp_path).step == len(losses(tmp_path)) >= 5
+
+
+def test_weights_to_begin_with_are_needed_once(banks, tmp_path):
+    train(smoke(banks, "run.steps=2", "data.validation=[]"), tmp_path / "first")
+    weights = tmp_path / "first" / "last.safetensors"
+    more = ("data.validation=[]", f"run.start_from={weights}", "run.save_every=1")
+    Trainer(smoke(banks, *more, "run.steps=4"), tmp_path / "run").run(max_minutes=1e-9, progress=False)
+    weights.unlink()
+    trainer = Trainer(smoke(banks, *more, "run.steps=4"), tmp_path / "run")
+    assert trainer.step == 1
+    trainer.run(progress=False)
+    card = load_card(tmp_path / "run" / "last.safetensors")
+    assert "before that" in card.training_data and card.training_data.endswith("(2 steps)")
+    with pytest.raises(CheckpointError, match="no such file"):
+        Trainer(smoke(banks, *more), tmp_path / "new")
 
 
 def test_time_over_saves_and_goes_on(banks, tmp_path):

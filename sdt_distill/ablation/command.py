@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sdt_ros.threads  # noqa: F401  before torch is loaded
-from sdt_ros.arguments import count, minutes, wrong_outputs
+from sdt_ros.arguments import count, minutes, write_text, wrong_outputs
 
 EPILOG = """\
 Arms differ from the config in what is asked and in nothing else: equal data, steps and seeds. The same command goes on
@@ -101,15 +101,13 @@ def write(args: argparse.Namespace, title: str, fairness: str, results: list[dic
         return
     summary = summarise(results)
     text = markdown(summary)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.question}.md").write_text(text, encoding="utf-8")
+    write_text(args.out / f"{args.question}.md", text)
     picture = args.out / f"{args.question}.png"
     plot(summary, title, picture)
     content = {"question": args.question, **summary, "trials": results}
     for path in (args.out / f"{args.question}.json", args.json):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(content, indent=1) + "\n")
     print(text, end="")
     if args.doc is not None:
         shown = args.doc.parent / "images" / f"ablation_{args.question}.png"

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,20 +18,24 @@ from typing import Any
 from sdt_distill.evaluate import NetworkEstimator, score_network
 from sdt_distill.networks import load_network, resolve
 from sdt_distill.networks.registry import name_of
+from sdt_distill.teachers import open_teacher
 from sdt_distill.training.batch import collate
 from sdt_distill.training.config import ConfigError, TrainingConfig
 from sdt_distill.training.data import Source, open_source, spread_over
 from sdt_distill.training.engine import Trainer, TrainingError
 from sdt_distill.training.log import read_log
+from sdt_distill.training.state import StateError
 from sdt_distill.training.tree import from_plain, to_plain, without_defaults
 from sdt_ros.evaluation.protocol import OF_DATASET, protocols
 from sdt_ros.evaluation.source import Window
+from sdt_ros.text_files import TextFileError, read_json
 
 from .questions import Arm, Question
 
 _log = logging.getLogger(__name__)
 
-RESULT_NAME = "result.json"
+RESULT_NAME, WEIGHTS_NAME = "result.json", "last.safetensors"
+_MOST_BYTES = 1 << 26  # of a result: many sequences, each with its figures
 # What may change between calls without making another experiment of it.
 _FREE = {"run": ("device", "threads", "log_every", "save_every", "pictures_every"), "data": ("workers", "prefetch")}
 
@@ -59,12 +63,35 @@ class Trial:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What came out; None while it is not finished."""
+        """What came out; None while it is not finished.
+
+        Raises:
+            StateError: the file is damaged.
+        """
         path = self.folder / RESULT_NAME
         if not path.is_file():
             return None
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        repair = "delete it, and the trial is scored again"
+        try:
+            content = read_json(path, _MOST_BYTES)
+        except (OSError, TextFileError) as error:
+            raise StateError(f"{path}: cannot be read: {error}; {repair}") from error
+        if not _is_result(content):
+            raise StateError(f"{path}: no result of a trial; {repair}")
         return {**content, "arm": self.arm}
+
+    def scored_on(self, samples: int) -> dict[str, Any] | None:
+        """The result, if so many samples were asked for (0: all); one that failed is of any number.
+
+        Raises:
+            StateError: as `result`.
+        """
+        result = self.result
+        if result is None or result["failed"]:
+            return result
+        # Earlier versions stored how many there were alone, which tells less where fewer are held out than asked for.
+        known = (result.get("scored_on"), result["scores"].get("counts", {}).get("samples"))
+        return result if samples in known else None
 
 
 def plan(question: Question, base: TrainingConfig, steps: int | None, seeds: int, out: Path) -> list[Trial]:
@@ -115,19 +142,23 @@ def run_trials(trials: Sequence[Trial], max_minutes: float, samples: int, progre
         progress: show bars.
 
     Returns:
-        The results that there are, in the order of the trials.
+        The results that there are, in the order of the trials, all scored on the same samples.
 
     Raises:
-        AblationError, ConfigError, DatasetError, StateError, OSError: a trial cannot be run.
+        AblationError, ConfigError, DatasetError, StateError, TeacherError, OSError: a trial cannot be run.
     """
     deadline = time.monotonic() + max_minutes * 60
+    _look_at_teachers([trial for trial in trials if trial.result is None])
     for number, trial in enumerate(trials):
-        if trial.result is not None:
+        if trial.scored_on(samples) is not None:
             continue
         left = (deadline - time.monotonic()) / 60
         if left <= 0:
             break
         _log.info("%s, seed %d (%d of %d)", trial.arm, trial.seed, number + 1, len(trials))
+        if trial.result is not None:
+            _score_again(trial, samples)
+            continue
         failure = None
         try:
             trainer = Trainer(trial.config, trial.folder)
@@ -137,7 +168,35 @@ def run_trials(trials: Sequence[Trial], max_minutes: float, samples: int, progre
             failure = str(error)
             _log.error("%s, seed %d: %s", trial.arm, trial.seed, failure)
         _keep(trial, {"failed": failure} if failure else score_trial(trial, samples))
-    return [result for trial in trials if (result := trial.result) is not None]
+    return [result for trial in trials if (result := trial.scored_on(samples)) is not None]
+
+
+def _look_at_teachers(trials: Sequence[Trial]) -> None:
+    """Open each teacher once, so that a file that is missing is told before the arms without it are trained.
+
+    Raises:
+        TeacherError: its weights are missing or others than the config says.
+    """
+    configs = [trial.config.teacher for trial in trials if trial.config.loss.needs_teacher]
+    for config in dict.fromkeys(configs):
+        open_teacher(config)
+
+
+def _score_again(trial: Trial, samples: int) -> None:
+    """Score a finished trial whose result is of another number of samples, from the weights that are there.
+
+    Raises:
+        StateError: they are not there any more.
+        CheckpointError: they are damaged.
+    """
+    weights, result = trial.folder / WEIGHTS_NAME, trial.folder / RESULT_NAME
+    if not weights.is_file():
+        raise StateError(
+            f"{result}: scored on another number of samples than {samples or 'all'}, and {weights} is gone: "
+            f"give the earlier --samples, or delete {trial.folder} to train it again"
+        )
+    _log.info("%s: scored on another number of samples; scoring again", result)
+    _keep(trial, score_trial(trial, samples))
 
 
 def score_trial(trial: Trial, samples: int) -> dict[str, Any]:
@@ -145,7 +204,7 @@ def score_trial(trial: Trial, samples: int) -> dict[str, Any]:
 
     The last weights, not the best: choosing by held-out scores would favour the arm whose scores swing most.
     """
-    network, card = load_network(trial.folder / "last.safetensors")
+    network, card = load_network(trial.folder / WEIGHTS_NAME)
     data = trial.config.data
     held_out = HeldOut([open_source(each, data, frames=False) for each in data.validation], samples, data.focal_px)
     protocol = protocols[OF_DATASET.get(data.validation[0].kind or "", "mvsec")]
@@ -156,6 +215,7 @@ def score_trial(trial: Trial, samples: int) -> dict[str, Any]:
     speeds = [row["samples_per_second"] for row in read_log(trial.folder) if row["kind"] == "train"]
     return {
         "failed": None,
+        "scored_on": samples,
         "steps": card.steps,
         "samples": card.steps * trial.config.run.batch * trial.config.run.accumulation,
         "parameters": estimator.parameters,
@@ -235,6 +295,13 @@ def _identity(config: TrainingConfig) -> dict[str, Any]:
             plain[section].pop(key)
     found: dict[str, Any] = json.loads(json.dumps(plain))  # as it comes back from the file
     return found
+
+
+def _is_result(content: Any) -> bool:
+    """Whether a result has what this module reads of it."""
+    if not isinstance(content, Mapping) or "failed" not in content:
+        return False
+    return bool(content["failed"]) or isinstance(content.get("scores"), Mapping)
 
 
 def _keep(trial: Trial, content: dict[str, Any]) -> None:

@@ -6,15 +6,22 @@ import argparse
 import json
 import logging
 import math
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdt_ros.arguments import wrong_outputs
+from sdt_ros.arguments import minutes, write_text, wrong_outputs
 
 EPILOG = """\
 The same command goes on where an earlier one was stopped or killed. The folder is then a teacher:
   teacher: {kind: frame, weights: runs/frame}
+
+Ctrl-C and SIGTERM save behind the step that is being done; a second Ctrl-C does not.
 
 exit codes: 0 all steps done, or the time over; 1 failed; 2 wrong arguments or config; 130 interrupted
 """
@@ -31,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="a YAML file, see configs/")
     parser.add_argument("--out", type=Path, default=Path("runs/frame"), metavar="DIR", help="folder of the run")
-    parser.add_argument("--max-minutes", type=float, default=math.inf, metavar="M", help="save and stop after M")
+    parser.add_argument("--max-minutes", type=minutes, default=math.inf, metavar="M", help="save and stop after M")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write how it ended to this file too")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that come before the config's")
     parser.set_defaults(run=run_teach)
@@ -52,19 +59,54 @@ def run_teach(args: argparse.Namespace) -> int:
         return 2
     try:
         config = load_teach_config(args.config, args.settings)
-        found = teach(config, args.out, args.max_minutes, progress=sys.stderr.isatty())
+        with _stopping() as stop:
+            found = teach(config, args.out, args.max_minutes, progress=sys.stderr.isatty(), stop=lambda: stop.asked)
+        if args.json:
+            write_text(args.json, json.dumps({"out": str(args.out), **found}, indent=2) + "\n")
     except (ConfigError, DeviceError) as error:
         print(f"sdt-distill teach: {error}", file=sys.stderr)
         return 2
     except (DatasetError, StateError, TeachError, TeacherError, OSError) as error:
         print(f"sdt-distill teach: {error}", file=sys.stderr)
         return 1
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"out": str(args.out), **found}, indent=2) + "\n", encoding="utf-8")
+    except ValueError as error:  # of a part that does not fit another, such as a crop larger than the samples
+        logging.getLogger(__name__).debug("refused", exc_info=True)
+        print(f"sdt-distill teach: {error}", file=sys.stderr)
+        return 2
     print(f"{args.out}: step {found['step']} of {found['steps']}, {found['samples_per_second']:.1f} samples/s")
     if found["validation"]:
         print(", ".join(f"{name} {value:.4g}" for name, value in found["validation"].items()))
-    if found["step"] < found["steps"]:
+    if not found["finished"]:
         print("The same command goes on from here.")
-    return 0
+    return 128 + signal.SIGINT if stop.interrupted and not found["finished"] else 0
+
+
+@dataclass
+class _Stop:
+    """Whether the run was asked to save and stop, and whether by Ctrl-C; plain flags, which handlers may set."""
+
+    asked: bool = False
+    interrupted: bool = False
+
+
+@contextmanager
+def _stopping() -> Iterator[_Stop]:
+    """Have SIGTERM and the first Ctrl-C ask for an end, and the second Ctrl-C make it; as before behind the block."""
+    stop = _Stop()
+
+    def terminate(*_: object) -> None:  # as batch systems send before they kill
+        stop.asked = True
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop.asked = stop.interrupted = True
+        # Not by print: the bar may be in the midst of its own, and files cannot be written from within themselves.
+        os.write(2, b"\nsaving behind this step; Ctrl-C again to stop without\n")
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

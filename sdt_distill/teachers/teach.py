@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from sdt_distill.training.optimise import (
     set_learning_rate,
 )
 from sdt_distill.training.state import StateError, below, load_state, part, save_state
-from sdt_distill.training.tree import from_file, same, to_plain
+from sdt_distill.training.tree import RefusedValueError, from_file, same, to_plain
+from sdt_ros.arguments import MOST_SEED
 from sdt_ros.evaluation.metrics import average, frame_metrics
 from sdt_ros.runtime.device import resolve_device
 from sdt_ros.text_files import TextFileError, read_yaml
@@ -40,10 +41,21 @@ _log = logging.getLogger(__name__)
 
 STATE = "state.safetensors"
 SCORES = ("abs_rel", "rmse_log", "delta1")
+PRECISIONS = ("auto", "bfloat16", "float32")
+_MEANING = ("min_m", "max_m", "input_scale", "focal_px")  # of the data, what the weights' metres hang on
 
 
 class TeachError(RuntimeError):
     """The run cannot go on; the message says why and what is left."""
+
+
+def _require(condition: bool, key: str, value: object, expected: str) -> None:
+    if not condition:
+        raise RefusedValueError(key, value, expected)
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +97,13 @@ class TeachConfig:
     def __post_init__(self) -> None:
         """Refuses what makes no run, naming the key."""
         for key in ("steps", "batch", "log_every", "save_every"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"config key {key!r} is {getattr(self, key)}, expected 1 or more")
+            _require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        for key in ("threads", "validation_samples"):
+            _require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
+        _require(0 <= self.seed <= MOST_SEED, "seed", self.seed, f"0 to {MOST_SEED}")
+        _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
+        betas = self.optimiser.betas
+        _require(all(0 <= beta < 1 for beta in betas), "optimiser.betas", betas, "two numbers in [0, 1)")
         if self.loss.needs_teacher or self.loss.rate:
             raise ConfigError("config key 'loss': feature, similarity, proxy and rate must be 0 for a frame network")
 
@@ -106,7 +123,10 @@ def load_teach_config(path: Path, settings: Sequence[str] = ()) -> TeachConfig:
     return from_file(TeachConfig, values, settings, path)
 
 
-def teach(config: TeachConfig, out: Path, max_minutes: float = math.inf, progress: bool = False) -> dict[str, Any]:
+def teach(
+    config: TeachConfig, out: Path, max_minutes: float = math.inf, progress: bool = False,
+    stop: Callable[[], bool] = _never,
+) -> dict[str, Any]:  # fmt: skip
     """Train, or go on with a run; writes the network to `out` in the hub's format.
 
     Args:
@@ -114,12 +134,15 @@ def teach(config: TeachConfig, out: Path, max_minutes: float = math.inf, progres
         out: its folder.
         max_minutes: save and stop after so long.
         progress: show a bar.
+        stop: is asked behind each step; once it says yes, the run is saved and left as it is, not scored.
 
     Returns:
-        Steps done, samples a second, and the scores on held-out frames where there are any.
+        Steps done, whether nothing is left to do, samples a second, and the scores on held-out frames where there are
+        any.
 
     Raises:
         ConfigError: the config does not fit.
+        ValueError: so does a part of it to another, such as a crop that is larger than the samples.
         DatasetError: a data set is broken, empty, or has no frames.
         StateError: the folder's state is damaged or of another run.
         TeachError: the loss is NaN or infinite.
@@ -143,7 +166,7 @@ def teach(config: TeachConfig, out: Path, max_minutes: float = math.inf, progres
     step = _restore(out / STATE, config, network, averaged, optimiser)
     _log.info("frame network on %s (%s), from step %d of %d", device, why, step, config.steps)
     augment = Augmentation(config.augment, config.seed)
-    batches = stream(
+    batches: Iterator[Batch] = stream(
         Mixture(sources, config.seed), config.data, config.batch, step * config.batch, config.batch,
         pin=device.type == "cuda",
     )  # fmt: skip
@@ -156,7 +179,7 @@ def teach(config: TeachConfig, out: Path, max_minutes: float = math.inf, progres
             step += 1
             averaged.update(network, step)
             bar.update()
-            over = time.monotonic() - start > 60 * max_minutes
+            over = stop() or time.monotonic() - start > 60 * max_minutes
             logs, saves = step % config.log_every == 0 or step == config.steps, step % config.save_every == 0
             if logs or saves or over:  # what is saved was looked at
                 _check(cost, step, batch, out)
@@ -169,7 +192,9 @@ def teach(config: TeachConfig, out: Path, max_minutes: float = math.inf, progres
                 break
     finally:
         bar.close()
-        batches.close()  # type: ignore[attr-defined]
+        if isinstance(batches, Generator):
+            batches.close()
+        batches = iter(())  # workers end with their iterator, which a traceback would keep
     speed = (step - first) * config.batch / max(1e-9, time.monotonic() - start)
     _save(out / STATE, config, step, network, averaged, optimiser)
     card: dict[str, Any] = {
@@ -179,10 +204,13 @@ def teach(config: TeachConfig, out: Path, max_minutes: float = math.inf, progres
         "scores": None,
     }
     save_frame_network(out, averaged.network, config.data.depth_range, card)  # type: ignore[arg-type]
-    scores = _score(averaged.network, held_out, config, device, half) if held_out else None
+    scores = _score(averaged.network, held_out, config, device, half, stop) if held_out else None
     if scores is not None:
         save_frame_network(out, averaged.network, config.data.depth_range, {**card, "scores": scores})  # type: ignore[arg-type]
-    return {"step": step, "steps": config.steps, "samples_per_second": speed, "validation": scores}
+    finished = step >= config.steps and (scores is not None or not held_out)
+    return {
+        "step": step, "steps": config.steps, "finished": finished, "samples_per_second": speed, "validation": scores,
+    }  # fmt: skip
 
 
 def _step(
@@ -226,12 +254,15 @@ def _check(cost: Tensor, step: int, batch: Batch, out: Path) -> None:
 
 @torch.no_grad()
 def _score(
-    network: torch.nn.Module, sources: Sequence[Source], config: TeachConfig, device: torch.device, half: bool
-) -> dict[str, float]:
-    """Means over held-out frames."""
+    network: torch.nn.Module, sources: Sequence[Source], config: TeachConfig, device: torch.device, half: bool,
+    stop: Callable[[], bool],
+) -> dict[str, float] | None:  # fmt: skip
+    """Means over held-out frames; None where it was stopped."""
     places = spread_over(sources, config.validation_samples)
     rows = []
     for first in range(0, len(places), config.batch):
+        if stop():  # who kills behind SIGTERM waits for seconds
+            return None
         batch = collate([sources[k].item(i, 0) for k, i in places[first : first + config.batch]])
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             log_depth = network(_frames(batch).to(device)).float().cpu()
@@ -247,12 +278,26 @@ def _score(
 
 
 def _identity(config: TeachConfig) -> dict[str, Any]:
+    """What a state must share with a run that goes on from it, by the config's keys, as JSON holds it."""
     plain = to_plain(config)
-    return {key: plain[key] for key in ("frame", "loss", "seed", "batch", "steps", "optimiser")}
+    own = {key: plain[key] for key in ("frame", "loss", "seed", "batch", "steps", "optimiser")}
+    return own | {f"data.{key}": plain["data"][key] for key in _MEANING}
 
 
-def _same_loss(key: str, stored: dict[str, Any], config: TeachConfig) -> bool:
-    return key == "loss" and same(stored.get(key), config.loss)
+def _require_same_run(path: Path, stored: Mapping[str, Any], config: TeachConfig) -> None:
+    """Refuse a state of another run; what an earlier version did not store is not compared.
+
+    Raises:
+        StateError: the identities differ.
+    """
+    grown = {"frame": config.frame, "loss": config.loss, "optimiser": config.optimiser}  # get new keys with defaults
+    for key, value in _identity(config).items():
+        if key not in stored or stored[key] == value or (key in grown and same(stored[key], grown[key])):
+            continue
+        raise StateError(
+            f"{path} is the state of another run: its {key} is {stored[key]}, the config's is {value}. "
+            "Choose another --out, or delete the folder to start over"
+        )
 
 
 def _save(
@@ -270,14 +315,15 @@ def _save(
 def _restore(
     path: Path, config: TeachConfig, network: FrameNetwork, averaged: AveragedNetwork, optimiser: torch.optim.Optimizer
 ) -> int:
-    """Take up a state; returns its step, 0 where there is none."""
+    """Take up a state; returns its step, 0 where there is none.
+
+    Raises:
+        StateError: it is damaged or of another run.
+    """
     if not path.is_file():
         return 0
     tensors, values = load_state(path)
-    own, stored = _identity(config), values.get("identity", {})
-    if different := [key for key in own if stored.get(key) != own[key] and not _same_loss(key, stored, config)]:
-        raise StateError(f"{path} is the state of another run: its {different[0]} differs from the config's. "
-                         "Choose another --out, or delete the folder to start over")  # fmt: skip
+    _require_same_run(path, values.get("identity", {}), config)
     network.load_state_dict(part(tensors, "network"))
     averaged.network.load_state_dict(part(tensors, "average"))
     restore_optimiser(optimiser, part(tensors, "optimiser"))

@@ -9,16 +9,23 @@ import math
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sdt_ros.threads  # noqa: F401  before torch is loaded
-from sdt_ros.arguments import minutes, wrong_outputs
+from sdt_ros.arguments import minutes, write_text, wrong_outputs
+
+if TYPE_CHECKING:
+    from .config import TrainingConfig
+    from .engine import Outcome, Trainer
 
 EPILOG = """\
 Settings are dotted keys of the config with YAML values: optimiser.lr=1e-3 data.sources.0.path=/data/DSEC
 The same command goes on where an earlier one was stopped or killed. Several processes or machines:
   torchrun --nproc-per-node 8 -m sdt_distill.cli train --config configs/sdt.yaml --out runs/sdt
+
+Ctrl-C and SIGTERM save behind the step that is being done; a second Ctrl-C does not.
 
 exit codes: 0 all steps done, or the time over; 1 failed; 2 wrong arguments or config; 130 interrupted
 """
@@ -71,7 +78,10 @@ def run_train(args: argparse.Namespace) -> int:
         trainer = Trainer(config, out, group)
         begun = trainer.step
         signal.signal(signal.SIGTERM, lambda *_: trainer.stop())  # as batch systems send before they kill
+        interrupted = _stop_at_ctrl_c(trainer)
         outcome = trainer.run(args.max_minutes, progress=sys.stderr.isatty())
+        if args.json and group.is_first:
+            write_text(args.json, json.dumps(_figures(out, config, outcome), indent=2) + "\n")
     except (ConfigError, DeviceError) as error:
         print(f"sdt-distill train: {error}", file=sys.stderr)
         return 2
@@ -87,14 +97,6 @@ def run_train(args: argparse.Namespace) -> int:
             leave(group)
     if not group.is_first:
         return 0
-    found = {
-        "out": str(out), "step": outcome.step, "steps": config.run.steps, "finished": outcome.finished,
-        "samples_per_second": outcome.samples_per_second,
-        "validation": None if outcome.scores is None else outcome.scores.mean,
-    }  # fmt: skip
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if outcome.finished and outcome.step == begun:
         asked = f"{config.run.minutes:g} minutes" if config.run.minutes else f"{config.run.steps} steps"
         print(f"{out}: nothing to do: the run is at step {begun}, {asked} were asked for")
@@ -103,7 +105,29 @@ def run_train(args: argparse.Namespace) -> int:
     print(f"{out}: step {outcome.step} of {of}, {outcome.samples_per_second:.1f} samples/s")
     if not outcome.finished:
         print("The same command goes on from here.")
-    return 0
+    return 128 + signal.SIGINT if interrupted.is_set() and not outcome.finished else 0
+
+
+def _stop_at_ctrl_c(trainer: Trainer) -> threading.Event:
+    """Have the first Ctrl-C save and stop, and the second one stop at once; returns what the first one sets."""
+    interrupted = threading.Event()
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nsaving behind this step; Ctrl-C again to stop without", file=sys.stderr)
+        interrupted.set()
+        trainer.stop()
+
+    signal.signal(signal.SIGINT, stop)
+    return interrupted
+
+
+def _figures(out: Path, config: TrainingConfig, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "out": str(out), "step": outcome.step, "steps": config.run.steps, "finished": outcome.finished,
+        "samples_per_second": outcome.samples_per_second,
+        "validation": None if outcome.scores is None else outcome.scores.mean,
+    }  # fmt: skip
 
 
 def _device_type(name: str) -> str:

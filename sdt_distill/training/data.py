@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import queue
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -33,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 _BLOCK = 1024  # samples within which every source gets exactly its share
 _GROUPS = 64  # batches of a block, at least: a source with less than a hundredth of all is none of them
+_GRACE_S = 30  # for the step that is being done when a run is told to stop, and for saving
 _SIMULATED = "simulated"  # made while training, unlike `simulation`, which is read from a bank or a description
 
 
@@ -256,8 +258,18 @@ def stream(mixture: Mixture, config: DataConfig, size: int, start: int, stride: 
         num_workers=config.workers,
         prefetch_factor=config.prefetch if config.workers else None,
         pin_memory=pin,
+        worker_init_fn=leave_signals,
     )
     return iter(loader) if config.workers else _ahead(iter(loader), config.prefetch)
+
+
+def leave_signals(worker: int) -> None:
+    """Ctrl-C and a batch system's SIGTERM reach the whole group: the trainer saves, and workers end with it.
+
+    Of themselves they end a while after SIGTERM: an interpreter that ends by an error sends it, and waits for them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
 
 
 def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:

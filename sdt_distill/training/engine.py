@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from .hardware import pick_layers, pick_precision
 from .held_norms import hold_norms, holds_norms, take_statistics
 from .identity import identity_of, require_same_run, shown_by, warn_of_changes
 from .lessons import Lessons
+from .lock import locked
 from .log import RunLog
 from .optimise import (
     AveragedNetwork,
@@ -154,8 +156,10 @@ class Trainer:
 
         torch.manual_seed(run.seed)
         self.network = build(config.network, data.bins)
-        self._before = ""  # what the weights that it begins with had learnt from
-        if run.start_from is not None:
+        saved = load_state(state) if (state := out / STATE_NAME).is_file() else None
+        # What the weights that it begins with had learnt from; they are needed once.
+        self._before = "" if saved is None else saved[1].get("before", "")
+        if run.start_from is not None and (saved is None or "before" not in saved[1]):
             start = take_weights(self.network, weights_file(run.start_from), data.depth_range)
             self._before = f"{start.training_data} ({start.steps} steps)" if start.trained else ""
         self.network.to(self.device)
@@ -182,7 +186,8 @@ class Trainer:
         self.step = self.samples_seen = 0
         self.best: dict[str, Any] = {}
         self.clock = RunClock(run.minutes)
-        self._restore()
+        if saved is not None:
+            self._restore(state, *saved)
         self._step_module: nn.Module = self._student
         if self.group.world > 1:
             devices = [self.device] if self.device.type == "cuda" else None
@@ -208,7 +213,12 @@ class Trainer:
             TrainingError: a loss or gradient was NaN or infinite, or the decoder gives nothing whatever it is shown;
                 the last good state is on disk.
             UnsavedError: the disk did not take the last state.
+            StateError: another process trains in the folder.
         """
+        with locked(self.out) if self.group.is_first else nullcontext():
+            return self._run(max_minutes, progress)
+
+    def _run(self, max_minutes: float, progress: bool) -> Outcome:
         run = self.config.run
         deadline = time.monotonic() + max_minutes * 60
         batch_of_all = run.batch * self.group.world
@@ -480,7 +490,10 @@ class Trainer:
                 picture = example_picture(
                     self._validator.examples(4), self.average.network, self.config.data.depth_range, self.device
                 )
-                picture.save(self.out / "examples.png")
+                try:
+                    picture.save(self.out / "examples.png")
+                except OSError as error:  # a full disk must not end a run that can still compute
+                    _log.error("%s: the picture is lost: %s", self.out / "examples.png", error)
                 log.picture("examples", self.step, picture.pixels)
         if not self.best or scores.mean["rmse_log"] < self.best["rmse_log"]:
             self.best = {"step": self.step, **scores.mean}
@@ -535,7 +548,7 @@ class Trainer:
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
         values = {
             "step": self.step, "samples_seen": self.samples_seen, "best": self.best, "seconds": self.clock.seconds,
-            "made": self._counts_made(),
+            "made": self._counts_made(), "before": self._before,
             "identity": identity_of(self.config, self.average.network),
             "shown": shown_by(self.config, self.group.world),
         }  # fmt: skip
@@ -549,11 +562,7 @@ class Trainer:
                 raise UnsavedError(message) from error
             _log.error("%s. Make room: the next try comes in %d steps", message, self.config.run.save_every)
 
-    def _restore(self) -> None:
-        path = self.out / STATE_NAME
-        if not path.is_file():
-            return
-        tensors, values = load_state(path)
+    def _restore(self, path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         require_same_run(path, values["identity"], self.config, self.average.network)
         self.network.load_state_dict(part(tensors, "network"))
         self.average.network.load_state_dict(part(tensors, "average"))

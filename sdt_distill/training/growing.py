@@ -23,7 +23,7 @@ from sdt_distill.datasets.simulated import SimulatedDataset
 
 from .batch import Batch
 from .config import ConfigError, DataConfig
-from .data import Mixture, Source
+from .data import Mixture, Source, leave_signals
 from .packed import Chunk, NoRoomError, Shelf, Shelves, pack
 
 _log = logging.getLogger(__name__)
@@ -100,8 +100,9 @@ class GrowingSamples:
         self._ended = False
         self._stop = threading.Event()
         loader: DataLoader[Any] = DataLoader(
-            _Makers(sources), batch_size=None, num_workers=config.workers, prefetch_factor=config.prefetch
-        )
+            _Makers(sources), batch_size=None, num_workers=config.workers, prefetch_factor=config.prefetch,
+            worker_init_fn=leave_signals,
+        )  # fmt: skip
         self._thread = threading.Thread(target=self._receive, args=(loader,), name="samples", daemon=True)
         self._thread.start()
         self._enough = [min(_FIRST, len(source.data)) for source in sources]

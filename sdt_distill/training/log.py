@@ -41,20 +41,27 @@ class RunLog:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:  # a full disk must not end a run that can still compute
             _log.error("%s: a line of the log is lost: %s", self._path, error)
-        if self._board is not None:
-            for key, value in row.items():
-                if isinstance(value, int | float) and key != "step":
-                    self._board.add_scalar(f"{kind}/{key}", value, step)
+        for key, value in row.items():
+            if isinstance(value, int | float) and key != "step":
+                self._show("add_scalar", f"{kind}/{key}", value, step)
 
     def picture(self, name: str, step: int, pixels: np.ndarray) -> None:
         """Show a picture, uint8 [H, W, 3], in TensorBoard."""
-        if self._board is not None:
-            self._board.add_image(name, pixels, step, dataformats="HWC")
+        self._show("add_image", name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Write out what TensorBoard still holds."""
-        if self._board is not None:
-            self._board.close()
+        self._show("close")
+
+    def _show(self, call: str, *args: Any, **options: Any) -> None:
+        """Call TensorBoard's writer, which raises what its own thread met; a full disk must not end a run."""
+        if self._board is None:
+            return
+        try:
+            getattr(self._board, call)(*args, **options)
+        except OSError as error:
+            _log.error("TensorBoard gets no more of this run, %s goes on: %s", self._path, error)
+            self._board = None
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

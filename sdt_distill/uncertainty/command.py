@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--weights", type=weights_file, required=True, metavar="FILE", help="checkpoint, its card beside it"
+        "--weights", type=weights_file, required=True, metavar="FILE", help="checkpoint, or a packaged one's name"
     )
     parser.add_argument("--data", type=Path, nargs="+", default=[], metavar="DIR", help="data sets to fit it to")
     parser.add_argument("--held-out", type=Path, nargs="+", default=[], metavar="DIR", help="data sets to score it on")
@@ -89,6 +89,8 @@ def _refused(args: argparse.Namespace) -> str:
             return f"{option} names two data sets called {alike[0]}: scores are told by the folder's name"
     if args.picture is not None and args.picture.suffix.lower() != ".png":
         return f"--picture {args.picture} is no .png file; name one"
+    if args.out is not None and args.out.suffix != ".safetensors":
+        return f"--out {args.out} is no .safetensors file; name one"
     outputs = {"--out": args.out, "--out: its card": args.out and args.out.with_suffix(".json"), "--json": args.json,
                "--picture": args.picture}  # fmt: skip
     return wrong_seed(args.seed or 0) or wrong_outputs(outputs, kept=checkpoint_files(args.weights))

@@ -37,7 +37,9 @@ def add_parser(benchmarks: Any) -> None:
         "(untrained weights without --weights; on a CPU in int8 speed follows firing rates), and the roofline.",
     )
     parser.add_argument("--preset", default="sdt", help="network (sdt)")
-    parser.add_argument("--weights", type=weights_file, metavar="FILE", help="a checkpoint, in the preset's place")
+    parser.add_argument(
+        "--weights", type=weights_file, metavar="FILE", help="checkpoint, or a packaged one's name, to run instead"
+    )
     parser.add_argument(
         "--size", type=network_size, default="346x260", metavar="WxH", help="pixels of the spikes (346x260)"
     )

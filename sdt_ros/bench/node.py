@@ -122,7 +122,9 @@ def add_parser(benchmarks: Any) -> None:
     parser.add_argument("--rate", type=float, default=1.0, metavar="X", help="of the replay: bag seconds a second (1)")
     parser.add_argument("--odometry", metavar="TOPIC", help="of the recording, for the scale of depth")
     parser.add_argument("--preset", default="sdt_tiny", help="network with random weights (sdt_tiny)")
-    parser.add_argument("--weights", type=weights_file, metavar="FILE", help="checkpoint to run instead")
+    parser.add_argument(
+        "--weights", type=weights_file, metavar="FILE", help="checkpoint, or a packaged one's name, to run instead"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--rate-hz", type=float, default=20.0, metavar="HZ", help="windows a second (20)")
     parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="node parameter")

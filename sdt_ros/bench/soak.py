@@ -55,7 +55,9 @@ def add_parser(benchmarks: Any) -> None:
     )
     parser.add_argument("--overload", action="store_true", help="three times what the machine carries, then its usual")
     parser.add_argument("--preset", default="sdt_tiny", help="network with random weights (sdt_tiny)")
-    parser.add_argument("--weights", type=weights_file, metavar="FILE", help="checkpoint to run instead")
+    parser.add_argument(
+        "--weights", type=weights_file, metavar="FILE", help="checkpoint, or a packaged one's name, to run instead"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--size", type=sensor_size, default="240x180", metavar="WxH", help="of the sensor [px] (240x180)"

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sdt_ros.network.card import Card, CardFacts, CheckpointError
@@ -72,6 +72,7 @@ def store_tensors(
 
     Raises:
         CheckpointError: the tensors are not those expected, or one is not finite.
+        OSError: the disk is full, or the folder cannot be written.
     """
     path = _weights_path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -81,16 +82,20 @@ def store_tensors(
     _require_finite(path, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
-        weights = Path(folder) / path.name
-        save_file(tensors, weights)
-        card = dataclasses.replace(card, weights_sha256=_sha256(weights))
-        text = Path(folder) / _card_path(path).name
-        text.write_text(card.to_json(), encoding="utf-8")
-        for file in (weights, text):
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-        weights.replace(path)
-        text.replace(_card_path(path))
+        weights, text = Path(folder) / path.name, Path(folder) / _card_path(path).name
+        data = save(tensors)  # not `save_file`, whose files are their owner's alone, and whose errors are its own
+        card = dataclasses.replace(card, weights_sha256=hashlib.sha256(data).hexdigest())
+        try:
+            for file, content in ((weights, data), (text, card.to_json().encode())):
+                with file.open("wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            weights.replace(path)
+            text.replace(_card_path(path))
+        except OSError as error:
+            why = error.strerror or error
+            raise OSError(error.errno, f"cannot write {path}: {why}; what was there is kept") from error
     return card
 
 

@@ -182,7 +182,7 @@ def test_depth_is_compared_as_the_evaluation_does(folder: Path) -> None:
         (["--held-out", "two", "--picture", "new.gif"], 2, "is no .png file"),
         (["--held-out", "two"], 1, "has no head for uncertainty"),
         (["--data", "nowhere", "--out", "new.safetensors"], 1, "nowhere"),
-        (["--data", "one", "--out", "new.pt"], 2, "--out new.pt is no .safetensors file"),
+        (["--data", "one", "--out", "new.pt"], 2, "new.pt is no .safetensors file"),
     ],
 )
 def test_wrong_arguments_are_named(

@@ -6,15 +6,12 @@ import argparse
 import json
 import logging
 import math
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdt_distill.stopping import stopping
 from sdt_ros.arguments import minutes, write_text, wrong_outputs
 
 EPILOG = """\
@@ -59,7 +56,7 @@ def run_teach(args: argparse.Namespace) -> int:
         return 2
     try:
         config = load_teach_config(args.config, args.settings)
-        with _stopping() as stop:
+        with stopping() as stop:
             found = teach(config, args.out, args.max_minutes, progress=sys.stderr.isatty(), stop=lambda: stop.asked)
         if args.json:
             write_text(args.json, json.dumps({"out": str(args.out), **found}, indent=2) + "\n")
@@ -79,34 +76,3 @@ def run_teach(args: argparse.Namespace) -> int:
     if not found["finished"]:
         print("The same command goes on from here.")
     return 128 + signal.SIGINT if stop.interrupted and not found["finished"] else 0
-
-
-@dataclass
-class _Stop:
-    """Whether the run was asked to save and stop, and whether by Ctrl-C; plain flags, which handlers may set."""
-
-    asked: bool = False
-    interrupted: bool = False
-
-
-@contextmanager
-def _stopping() -> Iterator[_Stop]:
-    """Have SIGTERM and the first Ctrl-C ask for an end, and the second Ctrl-C make it; as before behind the block."""
-    stop = _Stop()
-
-    def terminate(*_: object) -> None:  # as batch systems send before they kill
-        stop.asked = True
-
-    def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop.asked = stop.interrupted = True
-        # Not by print: the bar may be in the midst of its own, and files cannot be written from within themselves.
-        os.write(2, b"\nsaving behind this step; Ctrl-C again to stop without\n")
-
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,16 +9,16 @@ import math
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sdt_ros.threads  # noqa: F401  before torch is loaded
+from sdt_distill.stopping import stopping
 from sdt_ros.arguments import minutes, write_text, wrong_outputs
 
 if TYPE_CHECKING:
     from .config import TrainingConfig
-    from .engine import Outcome, Trainer
+    from .engine import Outcome
 
 EPILOG = """\
 Settings are dotted keys of the config with YAML values: optimiser.lr=1e-3 data.sources.0.path=/data/DSEC
@@ -77,9 +77,8 @@ def run_train(args: argparse.Namespace) -> int:
         group = join(_device_type(config.run.device))
         trainer = Trainer(config, out, group)
         begun = trainer.step
-        signal.signal(signal.SIGTERM, lambda *_: trainer.stop())  # as batch systems send before they kill
-        interrupted = _stop_at_ctrl_c(trainer)
-        outcome = trainer.run(args.max_minutes, progress=sys.stderr.isatty())
+        with stopping(trainer.stop) as stop:
+            outcome = trainer.run(args.max_minutes, progress=sys.stderr.isatty())
         if args.json and group.is_first:
             write_text(args.json, json.dumps(_figures(out, config, outcome), indent=2) + "\n")
     except (ConfigError, DeviceError) as error:
@@ -105,21 +104,7 @@ def run_train(args: argparse.Namespace) -> int:
     print(f"{out}: step {outcome.step} of {of}, {outcome.samples_per_second:.1f} samples/s")
     if not outcome.finished:
         print("The same command goes on from here.")
-    return 128 + signal.SIGINT if interrupted.is_set() and not outcome.finished else 0
-
-
-def _stop_at_ctrl_c(trainer: Trainer) -> threading.Event:
-    """Have the first Ctrl-C save and stop, and the second one stop at once; returns what the first one sets."""
-    interrupted = threading.Event()
-
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nsaving behind this step; Ctrl-C again to stop without", file=sys.stderr)
-        interrupted.set()
-        trainer.stop()
-
-    signal.signal(signal.SIGINT, stop)
-    return interrupted
+    return 128 + signal.SIGINT if stop.interrupted and not outcome.finished else 0
 
 
 def _figures(out: Path, config: TrainingConfig, outcome: Outcome) -> dict[str, Any]:

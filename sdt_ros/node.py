@@ -244,7 +244,7 @@ class DepthNode(LifecycleNode):
                 self._last_events_ns = received_ns
         except (ValueError, MemoryError) as error:
             self._rejection = str(error)
-            kind = re.sub(r"\d+", "0", self._rejection)  # the same fault with other numbers is not news
+            kind = re.sub(r"-?\d+\.\d+|-?\d{5,}", "0", self._rejection)  # the same fault at another time is not news
             if kind not in self._rejections:  # two faults in turn are said once each
                 self._rejections.append(kind)
                 self.get_logger().error(f"packet {packet.seq} rejected: {error}")

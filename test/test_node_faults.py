@@ -73,6 +73,18 @@ def test_truncated_and_empty_payloads_are_counted_and_survived(active: Graph, pa
     )
 
 
+def test_the_same_fault_at_other_times_is_logged_once(active: Graph, packets: list[EventPacket]) -> None:
+    active.publish(packets[:60], speed=0.8)
+    for packet in packets[60:80]:  # one by one: several are sent at the pace of their stamps
+        late_ns = ((1 << 31) - 60) * 10**9 + packet.seq * 7_000_000
+        active.publish([replace(packet, stamp_ns=late_ns)], speed=1)
+    seen = active.quiet(0.3)
+    assert seen.ledger_closes
+    active.wait_for(lambda: "makes no sense" in active.process.text(), "word of the stamps", 5)
+    said = active.process.text()
+    assert said.count("the packet's stamp of 2147483") == 1, said
+
+
 def test_lost_packets_are_counted_and_said(active: Graph, packets: list[EventPacket]) -> None:
     active.diagnostics.clear()
     active.publish([packet for packet in packets[:100] if packet.seq not in range(30, 35)], speed=0.8)

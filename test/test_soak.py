@@ -55,7 +55,7 @@ def test_the_schedule_is_that_of_its_seed_and_meets_all_kinds_first():
     assert 3600 / (mean_s + 5.0) > 200, "an hour has time for 200, with five seconds of recovery each"
 
 
-@pytest.mark.parametrize("options", [("--kinds", "gap,flood"), ("--minutes", "0"), ("--size", "big")])
+@pytest.mark.parametrize("options", [("--kinds", "gap,flood"), ("--minutes", "0")])
 def test_what_cannot_be_is_refused(options, capsys):
     assert main(["bench", "soak", *options]) == 2
     assert options[1].rpartition(",")[2] in capsys.readouterr().err
